@@ -1,0 +1,25 @@
+# Two commands from a bare clone: `make demo` and `make test`. Each makes .venv if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= 2.13.0
+
+.PHONY: demo test lint install clean
+
+install: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml scripts/install.sh
+	PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) sh scripts/install.sh
+	touch $@
+
+demo: install
+	$(BIN)/modeldiff-eval demo --out runs/demo
+
+test: install
+	$(BIN)/pytest -q
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) runs

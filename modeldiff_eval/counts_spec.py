@@ -1,0 +1,308 @@
+"""The file of published counts (``COUNTS.yaml``): its shape, and everything that can be wrong with it.
+
+A small file::
+
+    models: {base: org/model, tuned: org/model-simpo}
+    latents:
+      base: {specific: 113, annotated: 112}
+      tuned: {specific: 92, annotated: 89}
+    classes:
+      A: {base: 18, tuned: 19}
+
+Optional: ``title source mode method not_covered categories published arena benchmarks caveats`` (see the classes
+below and ``reports/paper_simpo.yaml``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from modeldiff_eval.errors import UsageError, did_you_mean
+from modeldiff_eval.records import ModelInfo, Record
+
+_MAX_BYTES = 4_000_000
+
+
+class Spec(Record):
+    """A part of the file: unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SideSpec(Spec):
+    """One side's latents. ``failed`` is what could not be annotated; left out it is ``specific - annotated``.
+
+    ``specific: null`` says that the number was not published.
+    """
+
+    specific: int | None = Field(default=None, ge=0)
+    annotated: int = Field(ge=0)
+    none: int | None = Field(default=None, ge=0)
+    failed: int | None = Field(default=None, ge=0)
+
+
+class LatentsSpec(Spec):
+    """Both sides."""
+
+    base: SideSpec
+    tuned: SideSpec
+
+
+class CountPair(Spec):
+    """Annotated latents of one class or category; ``name`` is needed only for codes outside the packaged taxonomy."""
+
+    base: int = Field(ge=0)
+    tuned: int = Field(ge=0)
+    name: str | None = None
+
+
+class PairSpec(Spec):
+    """The compared models: ids, or records with ``id``, ``revision`` and so on."""
+
+    anchor: str | ModelInfo | None = None
+    base: str | ModelInfo
+    tuned: str | ModelInfo
+
+
+class RatingSpec(Spec):
+    """An Elo rating with its 95 % bounds."""
+
+    rating: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RatingSpec:
+        if not self.low <= self.rating <= self.high:
+            raise ValueError(f"rating {self.rating} lies outside its bounds {self.low} to {self.high}")
+        return self
+
+
+class ArenaRowSpec(Spec):
+    """Ratings of both models in one arena category, without and (where published) with style control."""
+
+    category: str
+    base: RatingSpec
+    tuned: RatingSpec
+    base_style: RatingSpec | None = None
+    tuned_style: RatingSpec | None = None
+
+
+class ArenaSpec(Spec):
+    """Arena evidence: rows written here, or ``table`` (and ``style_table``), files read by the arena module."""
+
+    source: str | None = None
+    snapshot: str | None = None
+    rows: list[ArenaRowSpec] = Field(default_factory=list)
+    table: str | None = None
+    style_table: str | None = None
+    base: str | None = None
+    tuned: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ArenaSpec:
+        if bool(self.rows) == bool(self.table):
+            raise ValueError("give either 'rows' or 'table'")
+        if self.table and not (self.base and self.tuned):
+            raise ValueError("'table' needs 'base' and 'tuned', the two models' names in that table")
+        if self.rows and not self.source:
+            raise ValueError("'rows' need a 'source'")
+        return self
+
+
+class BenchmarkSpec(Spec):
+    """A published benchmark score of both models in the metric's own unit.
+
+    ``proportion`` is the score of a perfect model (1 or 100) when the metric is a share of ``n`` items answered right:
+    the interval is then Newcombe's, unpaired. Otherwise standard errors give it; without either there is none.
+    """
+
+    task: str
+    metric: str
+    n: int = Field(gt=0)
+    base: float
+    tuned: float
+    proportion: Literal[1, 100] | None = None
+    base_se: float | None = Field(default=None, gt=0)
+    tuned_se: float | None = Field(default=None, gt=0)
+    source: str
+
+    @model_validator(mode="after")
+    def _in_range(self) -> BenchmarkSpec:
+        if self.proportion and not (0 <= self.base <= self.proportion and 0 <= self.tuned <= self.proportion):
+            raise ValueError(f"scores {self.base} and {self.tuned} lie outside 0 to {self.proportion}")
+        return self
+
+
+class Decimals(Spec):
+    """Decimals with which the published table prints its columns."""
+
+    share: int = Field(default=2, ge=0, le=6)
+    diff: int = Field(default=2, ge=0, le=6)
+    change: int = Field(default=1, ge=0, le=6)
+    elo: int = Field(default=0, ge=0, le=6)
+
+
+class PrintedShift(Spec):
+    """Printed cells of one class or category."""
+
+    base_share: float | None = None
+    tuned_share: float | None = None
+    diff: float | None = None
+    change: float | None = None
+
+
+class PrintedElo(Spec):
+    """Printed cells of one arena category."""
+
+    base: float | None = None
+    tuned: float | None = None
+    delta: float | None = None
+    base_style: float | None = None
+    tuned_style: float | None = None
+    delta_style: float | None = None
+    style_effect: float | None = None
+
+
+class PublishedSpec(Spec):
+    """What the publication prints, so that the card can say which cells its own numbers bear out."""
+
+    source: str
+    arena_snapshot: str | None = None
+    decimals: Decimals = Decimals()
+    classes: dict[str, PrintedShift] = Field(default_factory=dict)
+    categories: dict[str, PrintedShift] = Field(default_factory=dict)
+    arena: dict[str, PrintedElo] = Field(default_factory=dict)
+
+
+class CountsSpec(Spec):
+    """The whole file."""
+
+    title: str | None = None
+    source: str | None = None
+    mode: Literal["direct", "anchored"] = "direct"
+    method: str = "published counts"
+    models: PairSpec
+    latents: LatentsSpec
+    classes: dict[str, CountPair]
+    categories: dict[str, CountPair] = Field(default_factory=dict)
+    not_covered: list[str] = Field(default_factory=list)
+    published: PublishedSpec | None = None
+    arena: ArenaSpec | None = None
+    benchmarks: list[BenchmarkSpec] = Field(default_factory=list)
+    caveats: list[str] = Field(default_factory=list)
+
+
+def read_spec(path: Path) -> CountsSpec:
+    """Read and check a counts file.
+
+    Raises:
+        UsageError: the file is missing, not YAML, has unknown or wrong keys, or its counts do not add up.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes; this is not a file of counts.")
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error}).") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{path}: expected a mapping with the keys models, latents and classes.")
+    try:
+        spec = CountsSpec.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{path}: " + "; ".join(_explain(item) for item in error.errors()[:5])) from error
+    _check_sums(spec, path)
+    return spec
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _known_keys() -> set[str]:
+    records: list[type[Record]] = [
+        CountsSpec, PairSpec, LatentsSpec, SideSpec, CountPair, PublishedSpec, PrintedShift, PrintedElo, Decimals,
+        ArenaSpec, ArenaRowSpec, RatingSpec, BenchmarkSpec, ModelInfo,
+    ]  # fmt: skip
+    return {name for record in records for name in record.model_fields}
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as "where: what, did you mean"."""
+    where = ".".join(str(part) for part in item["loc"] if part not in ("str", "ModelInfo"))
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key.{did_you_mean(str(item['loc'][-1]), _known_keys())}"
+    if item["type"] == "missing":
+        return f"{where}: is missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]} (got {item['input']!r})"[:300]
+
+
+def _check_sums(spec: CountsSpec, path: Path) -> None:
+    if not spec.classes:
+        raise UsageError(f"{path}: 'classes' is empty; give at least one class with base and tuned counts.")
+    for side_name in ("base", "tuned"):
+        side: SideSpec = getattr(spec.latents, side_name)
+        counts = {code: int(getattr(pair, side_name)) for code, pair in spec.classes.items()}
+        total, where = sum(counts.values()), f"{path}: {side_name} counts do not add up:"
+        listed = " + ".join(f"{code} {count}" for code, count in counts.items())
+        if total > side.annotated:
+            raise UsageError(
+                f"{where} the classes sum to {total} ({listed}) but only {side.annotated} latents are annotated. "
+                f"Correct latents.{side_name}.annotated or a class."
+            )
+        if side.none is not None and total + side.none != side.annotated:
+            raise UsageError(
+                f"{where} classes {total} + none {side.none} = {total + side.none}, but annotated is {side.annotated}. "
+                f"Leave out latents.{side_name}.none to have it computed, or correct one of them."
+            )
+        if side.specific is not None and side.annotated + (side.failed or 0) > side.specific:
+            raise UsageError(
+                f"{where} annotated {side.annotated} + failed {side.failed or 0} exceed specific {side.specific}."
+            )
+        if side.specific is not None and side.failed is not None and side.annotated + side.failed != side.specific:
+            raise UsageError(
+                f"{where} annotated {side.annotated} + failed {side.failed} is not specific {side.specific}. "
+                f"Leave out latents.{side_name}.failed to have it computed."
+            )
+        inside: dict[str, int] = dict.fromkeys(counts, 0)
+        for code, pair in spec.categories.items():
+            class_code = code.split(".")[0]
+            if class_code not in inside:
+                raise UsageError(
+                    f"{path}: category {code} belongs to class {class_code!r}, which is not listed under 'classes'."
+                    f"{did_you_mean(class_code, inside)}"
+                )
+            inside[class_code] += int(getattr(pair, side_name))
+        for code, count in inside.items():
+            if count > counts[code]:
+                raise UsageError(
+                    f"{where} the categories of class {code} hold {count} latents, the class {counts[code]}."
+                )
+    known = {*spec.classes, *spec.categories}
+    printed = [*spec.published.classes, *spec.published.categories] if spec.published else []
+    for code in (*spec.not_covered, *printed):
+        if code not in known:
+            raise UsageError(f"{path}: {code!r} has no counts in this file.{did_you_mean(code, known)}")

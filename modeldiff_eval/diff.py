@@ -1,0 +1,297 @@
+"""The whole story on one page: two models in, one card out.
+
+::
+
+    import modeldiff_eval as md
+    run = md.diff("X", "Y", anchor="P")
+    run.card; run.latents
+
+Every stage leaves its result in the cache or in the run's folder; run again, it finds it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import resource as usage
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modeldiff_eval import activations as acts
+from modeldiff_eval import analysis
+from modeldiff_eval import workspace as ws
+from modeldiff_eval.card import Outside, build_card
+from modeldiff_eval.corpus import TokenCorpus
+from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.models import Loaded, Source, public_name
+from modeldiff_eval.progress import Reporter
+from modeldiff_eval.records import BenchmarkRow, Card, Models
+from modeldiff_eval.render import pdf_available, render
+from modeldiff_eval.settings import Settings, make_settings
+from modeldiff_eval.store import cache_dir, require_writable, write_json
+from modeldiff_eval.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished comparison. ``latents``: one row for each (side, latent); ``paths``: what was written."""
+
+    card: Card
+    latents: pd.DataFrame
+    out: Path
+    paths: dict[str, Path | None]
+
+
+def diff(
+    base: str | None = None,
+    tuned: str | None = None,
+    *,
+    anchor: str | None = None,
+    out: Path | str = "runs/latest",
+    settings: Settings | None = None,
+    cache: Path | None = None,
+    reporter: Reporter | None = None,
+    tuned_loaded: tuple[Any, Any] | None = None,
+    created: str | None = None,
+    **options: Any,
+) -> Run:
+    """Compare two models, directly or through an anchor that both come from.
+
+    Args:
+        base, tuned, anchor: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
+        out: the run's folder.
+        settings: everything at once; otherwise ``options`` are settings by name (``layer=14, tokens=100_000``).
+        tuned_loaded: (model, tokenizer) of tuned where they are in memory already.
+        created: the card's time stamp; now if left out.
+
+    Raises:
+        ModelDiffError: see :mod:`modeldiff_eval.errors`; nothing that was there before is overwritten.
+    """
+    started = time.monotonic()
+    if settings is None:
+        settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
+    out = require_writable(Path(out))
+    reporter = reporter or Reporter()
+    taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
+
+    # Models and text.
+    work = ws.open_workspace(
+        settings, cache=cache or cache_dir(), reporter=reporter, loaded=_loaded(settings, tuned_loaded)
+    )
+    given = ws.given_crosscoders(settings, 2 if settings.anchor else 1)
+    corpus = ws.gather_text(work)
+    ws.timed(work, "models and text", started)
+
+    # Paired activations of the same tokens.
+    start = time.monotonic()
+    rows = {role: ws.harvest_role(work, corpus, role) for role in work.sources}
+    kept = acts.keep_tokens(corpus, [model.norms for model in rows.values()], bos=work.tokenizer.bos_token_id)
+    null = ws.null_rows(work, corpus)
+    ws.timed(work, "activations", start)
+
+    # One crosscoder for a direct comparison, two with a shared first model for an anchored one.
+    start = time.monotonic()
+    pairs = [("anchor", "base"), ("anchor", "tuned")] if settings.anchor else [("base", "tuned")]
+    coders = [
+        ws.crosscoder_for(work, corpus, kept, rows, *pair, path, out) for pair, path in zip(pairs, given, strict=True)
+    ]
+    ws.timed(work, "crosscoders", start)
+
+    # Latents: which are specific, how they shift, what they are called.
+    start = time.monotonic()
+    claims = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
+    measured = [
+        analysis.measure_pair(work, corpus, kept, coder, claim, out)
+        for coder, claim in zip(coders, claims, strict=True)
+    ]
+    shift = [analysis.activation_shift(work, corpus, kept, rows, coder, _statistics(coders), null) for coder in coders]
+    sides = [
+        analysis.make_side(work, "base", measured[0], claims[0][0], shift[0]),
+        analysis.make_side(work, "tuned", measured[-1], claims[-1][-1], shift[-1]),
+    ]
+    table = analysis.latent_table(sides, analysis.side_families(sides))
+    groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
+    activation = {
+        level: analysis.group_shifts(
+            shift[0],
+            measured[0].annotations,
+            codes,
+            classes=level == "classes",
+            draws=settings.draws,
+            seed=settings.seed,
+        )
+        for level, codes in groups.items()
+    }
+    ws.timed(work, "latents", start)
+
+    # Evidence from outside.
+    start = time.monotonic()
+    outside = gather_evidence(work)
+    ws.timed(work, "evidence", start)
+
+    card = build_card(
+        settings=_published(settings),
+        models=Models(
+            anchor=work.info("anchor") if settings.anchor else None, base=work.info("base"), tuned=work.info("tuned")
+        ),
+        crosscoders=[coder.info for coder in coders],
+        table=table,
+        evidence={side.role: side.measured.evidence for side in sides},
+        activation=activation,
+        outside=outside,
+        taxonomy=taxonomy,
+        coverage=corpus.coverage(),
+        corpus_key=corpus.key,
+        tokens=corpus.tokens,
+        caveats=[
+            *_corpus_caveats(settings, corpus, kept, coders),
+            *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
+        ],
+        versions=_versions(),
+        created=created,
+    )
+    return _write(work, card, table, measured, outside, out, started)
+
+
+def _loaded(settings: Settings, tuned: tuple[Any, Any] | None) -> dict[str, Loaded]:
+    """A model in memory as a source of its own, keyed by a hash of its weights."""
+    if tuned is None:
+        return {}
+    model, tokenizer = tuned
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
+    source = Source(settings.tuned, "folder", settings.tuned, None, None, digest.hexdigest()[:16])
+    return {"tuned": Loaded(source, model, tokenizer, model.device, model.dtype)}
+
+
+def _statistics(coders: list[ws.Pair]) -> dict[str, Any]:
+    """Each model's own normaliser: from the one crosscoder, or from the second halves of the two."""
+    halves = [(0, 0), (0, 1)] if len(coders) == 1 else [(0, 1), (1, 1)]
+    return {
+        role: (coders[number].crosscoder.mean[half], coders[number].crosscoder.scale[half])
+        for role, (number, half) in zip(("base", "tuned"), halves, strict=True)
+    }
+
+
+def gather_evidence(work: ws.Workspace) -> Outside:
+    """Benchmarks (run here, or read from lm-eval's files) and LMArena tables."""
+    from modeldiff_eval.arena import read_arena
+    from modeldiff_eval.benchmarks import compare, read_pair, run_benchmarks
+
+    settings = work.settings
+    caveats: list[str] = []
+    rows: list[BenchmarkRow] = []
+    samples = None
+    if settings.benchmarks:
+        samples = read_pair(Path(settings.benchmarks), base=settings.base, tuned=settings.tuned)
+    elif settings.tasks:
+        found = []
+        for role in ("base", "tuned"):
+            model = work.pool.get(work.sources[role])
+            with work.reporter.task(f"Benchmarks of {role}", unit="documents") as advance:
+                found.append(
+                    run_benchmarks(
+                        model.model, model.tokenizer, list(settings.tasks), model_key=f"{work.sources[role].key}-{work.pool.dtype}",
+                        cache_dir=work.cache / "benchmarks", limit=settings.task_limit, seed=settings.seed,
+                        apply_chat_template=model.tokenizer.chat_template is not None, on_progress=advance,
+                    )
+                )  # fmt: skip
+        samples = (found[0], found[1])
+    if samples:
+        rows, notes = compare(*samples, draws=settings.draws, rng=np.random.default_rng([settings.seed, 41]))
+        caveats += notes
+    arena = None
+    if settings.arena:
+        names = settings.arena_names or (settings.base, settings.tuned)
+        style = Path(settings.arena_style) if settings.arena_style else None
+        arena, notes = read_arena(Path(settings.arena), base=names[0], tuned=names[1], style_path=style)
+        caveats += notes
+    elif settings.arena_style:
+        raise EvidenceError("--arena-style needs --arena, the table without style control.")
+    return Outside(arena, rows, caveats)
+
+
+def _published(settings: Settings) -> Settings:
+    """Settings as a card may show them: file names instead of this machine's folders."""
+
+    def short(name: str | None) -> str | None:
+        return None if name is None else public_name(name)
+
+    return settings.model_copy(
+        update={
+            "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
+            "corpus": tuple(public_name(name) for name in settings.corpus), "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
+            "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
+            "arena_style": short(settings.arena_style),
+        }
+    )  # fmt: skip
+
+
+def _corpus_caveats(settings: Settings, corpus: TokenCorpus, kept: acts.Kept, coders: list[ws.Pair]) -> list[str]:
+    out = [
+        f"{corpus.tokens:,} tokens in {len(corpus.documents['id'])} documents, {int(corpus.heldout_documents().sum())} of them held out by "
+        f"prompt; {kept.dropped_bos} leading BOS tokens and {kept.dropped_outliers} tokens with a norm beyond {acts.OUTLIER_FACTOR:g} × the median "
+        "(attention sinks) were dropped. ν and shifts speak about this text only."
+    ]
+    for coder in coders:
+        q = coder.quality
+        out.append(
+            f"Crosscoder ({coder.first}, {coder.second}): fve and L0 over {q.heldout_tokens:,} held-out tokens; dead = silent over all "
+            f"{q.dead_tokens:,} tokens."
+        )
+        if min(q.fve_first, q.fve_second) < 0.7:
+            out.append(
+                f"The crosscoder ({coder.first}, {coder.second}) explains less than 70 % of the variance; train longer or on more text."
+            )
+    if settings.anchor:
+        out.append(
+            "In the anchored design the activation view uses the dictionary of (anchor, base), each model with its own normaliser."
+        )
+    return out
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy", "lm-eval")}
+
+
+def _write(
+    work: ws.Workspace,
+    card: Card,
+    table: pd.DataFrame,
+    measured: list[analysis.Measured],
+    outside: Outside,
+    out: Path,
+    started: float,
+) -> Run:
+    import pandas as pd
+
+    for name, frame in (
+        ("latents", table),
+        ("examples", analysis.example_table(measured)),
+        ("evidence", pd.DataFrame([row.model_dump() for row in outside.benchmarks])),
+    ):
+        partial = out / f"{name}.parquet.partial"
+        frame.to_parquet(partial, index=False)
+        partial.replace(out / f"{name}.parquet")
+    with work.reporter.task("Writing the card"):
+        paths = render(card, out)
+    peak = usage.getrusage(usage.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    write_json(
+        out / "run.json",
+        {
+            "settings": work.settings.model_dump(), "layer": work.layer, "device": str(work.pool.device), "dtype": str(work.pool.dtype),
+            "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,
+            "durations_s": {**work.durations, "total": round(time.monotonic() - started, 2)}, "peak_memory_bytes": peak, "argv": sys.argv[1:],
+        },
+    )  # fmt: skip
+    return Run(card, table, out, paths)

@@ -1,0 +1,89 @@
+"""The errors a user can meet, as one tree.
+
+::
+
+    ModelDiffError                 exit code 3
+    ├── UsageError                 2   a flag, setting, policy or input file is wrong
+    │   └── SettingsError          2   unknown or impossible setting
+    ├── ModelError                 3   a model cannot be loaded
+    │   ├── UnsafeWeightsError     3   pickled weights are refused
+    │   └── MismatchedModelsError  2   the models cannot be compared
+    ├── CorpusError                3   no usable text
+    ├── ActivationsError           3   NaN or otherwise unusable activations
+    ├── CrosscoderError            3   a crosscoder cannot be read or does not fit the models
+    ├── AnnotationError            3   the annotator cannot run
+    ├── EvidenceError              3   benchmark or arena input is unusable
+    ├── OutputError                3   the output folder cannot be written
+    └── MissingDependencyError     3   an optional library is absent
+
+Every message says what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModelDiffError(Exception):
+    """Base of every error that is reported without a traceback."""
+
+    exit_code = 3
+
+
+class UsageError(ModelDiffError):
+    """The command, a setting or an input file is wrong."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting is unknown or out of range."""
+
+
+class ModelError(ModelDiffError):
+    """A model, adapter or tokenizer cannot be loaded."""
+
+
+class UnsafeWeightsError(ModelError):
+    """Weights are pickled; only safetensors and GGUF are read."""
+
+
+class MismatchedModelsError(ModelError):
+    """The models of a pair cannot be compared."""
+
+    exit_code = 2
+
+
+class CorpusError(ModelDiffError):
+    """The corpus holds no usable text, or too many broken lines."""
+
+
+class ActivationsError(ModelDiffError):
+    """Harvested activations are unusable."""
+
+
+class CrosscoderError(ModelDiffError):
+    """A crosscoder cannot be read, or does not fit these models."""
+
+
+class AnnotationError(ModelDiffError):
+    """The annotator cannot run."""
+
+
+class EvidenceError(ModelDiffError):
+    """A benchmark or arena file is unusable."""
+
+
+class OutputError(ModelDiffError):
+    """The output folder cannot be written."""
+
+
+class MissingDependencyError(ModelDiffError):
+    """A library that this step needs is not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'layer'?"`` for the closest known name, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,206 @@
+"""The card as compact GitHub-flavoured Markdown that fits a pull-request comment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from modeldiff_eval.records import Card, ClassRow, Estimate, ModelInfo
+from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
+from modeldiff_eval.render_text import VERDICT_TEXT, arrow, compact, interval, markdown, number, p_value, percent
+from modeldiff_eval.render_view import benchmark_delta, benchmark_range
+
+LIMIT = 65_536
+"""Characters GitHub accepts in one comment."""
+
+
+def render_markdown(card: Card) -> str:
+    """The card as Markdown of at most :data:`LIMIT` characters; the least important parts give way first."""
+    parts = [
+        (0, _head(card)),
+        (0, _classes(card)),
+        (1, _outside(card)),
+        (4, _categories(card)),
+        (2, _weak(card)),
+        (5, _latents(card)),
+        (3, _trust(card)),
+        (1, _bullets("Caveats", card.caveats)),
+        (3, _reproduce(card)),
+    ]
+    dropped = False
+    while len(text := _join(parts, dropped=dropped)) > LIMIT and any(rank for rank, _ in parts):
+        parts.remove(max(parts, key=lambda part: part[0]))
+        dropped = True
+    return text if len(text) <= LIMIT else text[: LIMIT - 40].rsplit("\n", 1)[0] + "\n\nCut; see card.html.\n"
+
+
+def _join(parts: Iterable[tuple[int, str]], *, dropped: bool) -> str:
+    blocks = [block for _, block in parts if block]
+    if dropped:
+        blocks.append("Parts that did not fit here are in card.html and card.json.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    sides = [" --- ", *[" ---: "] * (len(header) - 1)]
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(sides) + "|"]
+    lines += ["| " + " | ".join(cells) + " |" for cells in rows]
+    return "\n".join(lines)
+
+
+def _details(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def _model(info: ModelInfo) -> str:
+    words = [f"**{markdown(info.id, limit=160)}**"]
+    if info.adapter is not None:
+        words.append(f"with adapter {markdown(info.adapter, limit=160)}")
+    if info.revision is not None:
+        words.append(f"(revision {markdown(info.revision, limit=40)})")
+    return " ".join(words)
+
+
+def _head(card: Card) -> str:
+    gate = NOT_GATED if card.gate is None else GATE_WORDS[card.gate.verdict]
+    lines = [f"### modeldiff: {gate}", "", f"**{markdown(card.title, limit=200)}**", ""]
+    lines += [markdown(card.headline, limit=1000), ""]
+    lines.append(f"- Base: {_model(card.models.base)}")
+    lines.append(f"- Tuned: {_model(card.models.tuned)}")
+    if card.models.anchor is not None:
+        lines.append(f"- Anchor: {_model(card.models.anchor)}")
+    if card.gate is not None and card.gate.rules:
+        order = ("fail", "inconclusive", "pass")
+        rules = sorted(card.gate.rules, key=lambda rule: order.index(rule.verdict))
+        rows = [
+            (markdown(r.rule, limit=200), "not measured" if r.value is None else compact(r.value), r.verdict.upper())
+            for r in rules
+        ]
+        lines += ["", _table(("Rule", "Value", "Result"), rows[:10])]
+        if rows[10:]:
+            lines += ["", _details(f"{len(rows) - 10} more rules", _table(("Rule", "Value", "Result"), rows[10:]))]
+    return "\n".join(lines)
+
+
+def _with_range(estimate: Estimate | None, digits: int = 1) -> str:
+    if estimate is None:
+        return "not measured"
+    shown = f"{arrow(estimate.value)} {number(estimate.value, digits, signed=True)}".strip()
+    return f"{shown} ({interval(estimate, digits)})"
+
+
+def _row(row: ClassRow, *, activation: bool) -> list[str]:
+    cells = [
+        f"{row.code} {markdown(row.name, limit=100)}",
+        f"{row.base.count} \u2192 {row.tuned.count}",
+        _with_range(row.diff),
+        p_value(row.p_adjusted),
+        VERDICT_TEXT[row.verdict],
+    ]
+    if activation:
+        change = row.activation
+        shown = "not measured" if change is None else f"{_with_range(change.change)} {VERDICT_TEXT[change.verdict]}"
+        cells.append(shown)
+    return cells
+
+
+def _class_table(rows: Sequence[ClassRow], first: str) -> str:
+    activation = any(row.activation is not None for row in rows)
+    header = [first, "Latents", "\u0394 points (95 %)", "p adj.", "Verdict"]
+    if activation:
+        header.append("Activation \u0394 % (95 %)")
+    return _table(header, (_row(row, activation=activation) for row in rows))
+
+
+def _classes(card: Card) -> str:
+    return _class_table(card.classes, "Class") if card.classes else "Classes: not listed"
+
+
+def _categories(card: Card) -> str:
+    if not card.categories:
+        return "Categories: not listed"
+    return _details(f"The {len(card.categories)} categories", _class_table(card.categories, "Category"))
+
+
+def _outside(card: Card) -> str:
+    blocks = []
+    if card.arena is None or not card.arena.rows:
+        blocks.append("Arena: not listed")
+    else:
+        rows = [
+            (
+                markdown(row.category, limit=80),
+                _with_range(row.delta),
+                "not listed" if row.delta_style is None else _with_range(row.delta_style),
+                VERDICT_TEXT[row.verdict],
+            )
+            for row in card.arena.rows[:40]
+        ]
+        blocks.append(_table(("Arena", "\u0394 Elo raw (95 %)", "\u0394 Elo style-controlled (95 %)", "Verdict"), rows))
+    if not card.benchmarks:
+        blocks.append("Benchmarks: not measured")
+    else:
+        bench = [
+            (
+                f"{markdown(row.task, limit=80)} {markdown(row.metric, limit=40)}",
+                number(row.n, 0),
+                f"{benchmark_delta(row)} ({benchmark_range(row)}"
+                + (")" if row.delta.level == 0.95 else f", {percent(row.delta.level, 0)})"),
+                p_value(row.p_adjusted),
+                VERDICT_TEXT[row.verdict],
+            )
+            for row in card.benchmarks[:100]
+        ]
+        blocks.append(_table(("Benchmark", "n", "\u0394 (95 %)", "p adj.", "Verdict"), bench))
+    return "\n\n".join(blocks)
+
+
+def _bullets(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    return f"**{title}**\n\n" + "\n".join(f"- {markdown(line, limit=600)}" for line in lines)
+
+
+def _weak(card: Card) -> str:
+    return _bullets("Not significant", card.not_significant)
+
+
+def _latents(card: Card) -> str:
+    if not card.top_latents:
+        return "Latents: not listed"
+    rows = []
+    for latent in card.top_latents[:20]:
+        label = "not annotated" if latent.label is None else markdown(latent.label, limit=100)
+        error = latent.nu_error
+        rows.append(
+            (
+                label,
+                f"{latent.model} {latent.latent}",
+                "none" if latent.category is None else markdown(latent.category, limit=12),
+                "not measured" if error is None else f"{number(error.value, 2)} ({interval(error, 2, signed=False)})",
+                _with_range(latent.activation_shift, 0),
+            )
+        )
+    header = ("Latent", "Model", "Category", "\u03bd\u1d4b (95 %)", "Activation shift % (95 %)")
+    return _details("Latents", _table(header, rows))
+
+
+def _trust(card: Card) -> str:
+    rows = [
+        (
+            f"{markdown(c.first, limit=80)} / {markdown(c.second, limit=80)}",
+            f"{number(c.fve_first, 3)} / {number(c.fve_second, 3)}",
+            number(c.l0, 1),
+            percent(c.dead_share),
+            number(c.tokens, 0),
+        )
+        for c in card.crosscoders
+    ]
+    if not rows:
+        return "Crosscoder: not listed"
+    return _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens"), rows)
+
+
+def _reproduce(card: Card) -> str:
+    made = card.provenance
+    command = markdown(made.command, limit=2000)
+    return f"Made {markdown(card.created)} by {markdown(made.package, limit=80)}: {command}"

@@ -1,0 +1,194 @@
+"""Settings of a run: presets, and who wins when several places set the same thing.
+
+Precedence: flag > environment (``MODELDIFF_LAYER=14``) > ``--config`` YAML > preset > default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from modeldiff_eval.errors import SettingsError, did_you_mean
+from modeldiff_eval.records import Record
+
+Preset = Literal["quick", "standard", "paper"]
+Method = Literal["batchtopk"]
+
+
+class Thresholds(Record):
+    """When a latent counts as specific (ALGORITHMS §3). The paper's cuts by default."""
+
+    nu_error: float = Field(0.2, gt=0)
+    nu_reconstruction: float = Field(0.5, gt=0)
+    min_firings: int = Field(16, ge=1)
+
+
+class Settings(Record):
+    """Everything that decides a run's result, besides the two models."""
+
+    base: str
+    tuned: str
+    anchor: str | None = None
+    layer: int | None = Field(None, ge=0)
+    """Zero-based block whose output residual is read; default round(20/42 · layers)."""
+    preset: Preset = "quick"
+    method: Method = "batchtopk"
+    crosscoder: tuple[str, ...] = ()
+    """Trained crosscoders to load: one for a direct run, (anchor, base) and (anchor, tuned) for an anchored one."""
+    corpus: tuple[str, ...] = ("packaged",)
+    tokens: int | None = Field(None, ge=1000)
+    max_length: int = Field(512, ge=16)
+    heldout_share: float = Field(0.25, gt=0, lt=1)
+    rollouts: int = Field(0, ge=0)
+    rollout_tokens: int = Field(64, ge=1)
+    latents: int = Field(4096, ge=2)
+    k: int = Field(32, ge=1)
+    steps: int = Field(600, ge=1)
+    batch: int = Field(2048, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    thresholds: Thresholds = Thresholds()
+    top_examples: int = Field(8, ge=1)
+    annotate_top: int = Field(12, ge=0)
+    annotator: str = "offline"
+    taxonomy: str | None = None
+    tasks: tuple[str, ...] = ()
+    task_limit: int | None = Field(None, ge=1)
+    benchmarks: str | None = None
+    arena: str | None = None
+    arena_style: str | None = None
+    arena_names: tuple[str, str] | None = None
+    null_tokens: int = Field(16_384, ge=0)
+    """Held-out tokens of the numerical null control (base in another precision); 0 leaves it out."""
+    draws: int = Field(10_000, ge=100)
+    seed: int = 0
+    device: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    trust_remote_code: bool = False
+    title: str | None = None
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {
+        "latents": 4096, "k": 32, "steps": 600, "batch": 2048, "lr": 1e-3, "tokens": 200_000, "rollouts": 128,
+        "tasks": ("modeldiff_smoke",),
+    },
+    "standard": {
+        "latents": 16_384, "k": 64, "steps": 5000, "batch": 2048, "lr": 3e-4, "tokens": 5_000_000, "rollouts": 512,
+        "tasks": ("modeldiff_smoke",),
+    },
+    # Layer 20 of 42, D = 32·d, k = 100, lr 1e-4, 200M tokens (paper §2.2); its batch size is not stated.
+    "paper": {
+        "latents": 114_688, "k": 100, "steps": 97_656, "batch": 2048, "lr": 1e-4, "tokens": 200_000_000, "rollouts": 0,
+        "tasks": (),
+    },
+}  # fmt: skip
+
+
+def make_settings(
+    flags: Mapping[str, Any], *, config: Path | None = None, environ: Mapping[str, str] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Settings from all places, and where each one came from.
+
+    Args:
+        flags: what was given explicitly; None values count as not given.
+
+    Raises:
+        SettingsError: an unknown name (with the nearest known one) or an impossible value.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = [
+        ("flag", {name: value for name, value in flags.items() if value is not None and value != ()}),
+        ("environment", _from_environment(os.environ if environ is None else environ)),
+        ("config", _from_config(config) if config else {}),
+    ]
+    preset = next((values["preset"] for _, values in layers if "preset" in values), "quick")
+    if preset not in get_args(Preset):
+        raise SettingsError(
+            f"There is no preset {preset!r}.{did_you_mean(str(preset), get_args(Preset))} Use one of {', '.join(get_args(Preset))}."
+        )
+    layers.append((f"preset {preset}", dict(PRESETS[preset])))
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for place, values in layers:
+        for name, value in values.items():
+            if name not in Settings.model_fields:
+                raise SettingsError(
+                    f"Unknown setting {name!r} ({place}).{did_you_mean(name, Settings.model_fields)} See --help and --show-config."
+                )
+            if name not in merged:
+                merged[name], origin[name] = value, place
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
+    if settings.k > settings.latents:
+        raise SettingsError(f"k = {settings.k} exceeds the number of latents, {settings.latents}.")
+    return settings, {name: origin.get(name, "default") for name in Settings.model_fields}
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"--{name} is missing: name a hub id, a folder, a .gguf file or an adapter folder"
+    if problem["type"] == "extra_forbidden":
+        return f"Unknown setting {name!r}.{did_you_mean(name.split('.')[-1], Thresholds.model_fields)}"
+    return f"{name} = {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in environ.items():
+        field = name.removeprefix("MODELDIFF_").lower()
+        if name.startswith("MODELDIFF_") and field not in ("cache", "out"):
+            values[field] = tuple(value.split(",")) if field in ("corpus", "tasks", "crosscoder") else value
+    return values
+
+
+def _from_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"The configuration {path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise SettingsError(f"The configuration {path} must be a mapping of settings, such as 'layer: 14'.")
+    return {
+        str(name).replace("-", "_"): (
+            (value,) if name in ("corpus", "tasks", "crosscoder") and isinstance(value, str) else value
+        )
+        for name, value in data.items()
+    }
+
+
+CONFIG_ONLY = frozenset(
+    {"max_length", "heldout_share", "rollout_tokens", "batch", "lr", "top_examples", "null_tokens", "draws", "title"}
+)
+"""Settings without a flag: they come from ``--config`` or the environment."""
+
+
+def command_line(settings: Settings) -> str:
+    """The command that makes this run again; settings without a flag are written as ``MODELDIFF_*`` before it."""
+    defaults = make_settings({"base": settings.base, "tuned": settings.tuned, "preset": settings.preset}, environ={})[0]
+    parts = ["modeldiff-eval", "--base", settings.base, "--tuned", settings.tuned]
+    if settings.preset != "quick":
+        parts += ["--preset", settings.preset]
+    if defaults.tasks and not settings.tasks:
+        parts += ["--tasks", "none"]
+    for name, value in settings.model_dump().items():
+        if name in ("base", "tuned", "title") or value == defaults.model_dump()[name]:
+            continue
+        if name in CONFIG_ONLY:
+            parts.insert(0, f"MODELDIFF_{name.upper()}={value}")
+            continue
+        flag = "--" + name.replace("_", "-")
+        if name == "thresholds":
+            value = ",".join(f"{key}={v}" for key, v in value.items())
+        if name in ("tasks", "arena_names"):
+            value = ",".join(value)
+        for item in value if isinstance(value, tuple) else (value,):
+            parts += [flag, str(item)] if not isinstance(item, bool) else [flag]
+    return " ".join(parts)

@@ -1,0 +1,48 @@
+"""The terminal of a run: progress with rates and time left on standard error, and errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from modeldiff_eval.progress import Advance, Reporter
+
+
+class TerminalReporter(Reporter):
+    """Draws each stage; on a pipe or in a log file it prints one line when a stage is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+
+    @contextmanager
+    def task(self, title: str, *, unit: str = "") -> Iterator[Advance]:
+        text = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
+        columns = (SpinnerColumn(), *text, TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=not self._live, disable=not self._live) as progress:
+            task = progress.add_task(title, total=None, rate="")
+            yield self._advance(progress, task, unit)
+            progress.update(task, completed=progress.tasks[0].total or 1, total=progress.tasks[0].total or 1)
+            if not self._live:
+                self._console.print(
+                    f"{title}: {progress.tasks[0].finished_time or 0:.0f} s", highlight=False, markup=False
+                )
+
+    @staticmethod
+    def _advance(progress: Progress, task: TaskID, unit: str) -> Advance:
+        def advance(done: int, total: int) -> None:
+            elapsed = progress.tasks[0].elapsed or 0
+            rate = (
+                f"{done:,}/{total:,} {unit} ({done / elapsed:,.0f}/s)"
+                if elapsed > 0.5
+                else f"{done:,}/{total:,} {unit}"
+            )
+            progress.update(task, completed=done, total=total, rate=rate)
+
+        return advance
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
