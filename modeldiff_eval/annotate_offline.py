@@ -18,6 +18,7 @@ MiniLM is an English model. Other languages are recognised as such by script and
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from modeldiff_eval.annotate_words import Background, Facts, clean, describe, di
 from modeldiff_eval.annotation import Annotation, Evidence
 from modeldiff_eval.embedding import Progress, SentenceEmbedder, shared_embedder
 from modeldiff_eval.languages import detect_language
+from modeldiff_eval.resources import resource
 from modeldiff_eval.store import fingerprint
 from modeldiff_eval.taxonomy import Category, Taxonomy
 
@@ -102,7 +104,7 @@ class OfflineAnnotator:
         taxonomy: the categories; their cues are the prototypes.
         background: passages of ordinary text from the same corpus (a few hundred, cut like the evidence). They give
             the mean direction and the word frequencies that the evidence is compared with. Without them the
-            taxonomy's own cues serve, and words stand out less clearly.
+            taxonomy's cues and the packaged plain sentences serve, less well.
         embedder: the loaded model; None shares one, with its cache of passages, within this process.
         max_tokens: passages are cut to this many word pieces.
         on_progress: called with (done, total) while passages are embedded, the slow part.
@@ -136,8 +138,9 @@ class OfflineAnnotator:
         vectors = self._embedder.embed(flat).astype(np.float64)
         ends = np.cumsum([len(group) for group in cues])
         groups = np.split(vectors, ends[:-1])
-        self._mean: Floats = self._embedder.embed(texts).mean(0).astype(np.float64) if texts else vectors.mean(0)
-        self._words = Background(texts or flat)
+        ordinary = texts or [*flat, *_plain_sentences()]
+        self._mean: Floats = self._embedder.embed(ordinary).mean(0).astype(np.float64)
+        self._words = Background(ordinary)
         self._directions, self._reach = _prototypes(groups, self._mean)
 
     def annotate(self, evidence: Sequence[Evidence]) -> Iterator[Annotation]:
@@ -232,6 +235,11 @@ def background_of(evidence: Sequence[Evidence], *, limit: int = 1000) -> list[st
     """
     passages = {e.passage for item in evidence for e in item.examples}
     return sorted(passages, key=lambda text: (fingerprint(text), text))[:limit]
+
+
+def _plain_sentences() -> list[str]:
+    lines = resource("data/none_texts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
 
 
 def _texts(category: Category) -> list[str]:

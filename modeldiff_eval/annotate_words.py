@@ -95,14 +95,13 @@ class Background:
     def odds(self, hits: float, of: int, word: str) -> float:
         """z-score of the log-odds of ``word``: in ``hits`` of ``of`` passages here, against the background.
 
-        An informative Dirichlet prior (Monroe, Colaresi and Quinn 2008, eq. 22), worth two passages, with the
-        background's rate.
+        A prior worth two passages with the background's rate shrinks it (after Monroe, Colaresi and Quinn 2008).
         """
         rate = (self.count[word] + 0.5) / (self.passages + 1.0)
-        prior = 2.0 * rate
-        inside = math.log((hits + prior) / max(of - hits + 2.0 - prior, 0.1))
-        outside = math.log(rate / max(1.0 - rate, 1e-6))
-        return (inside - outside) / math.sqrt(1.0 / (hits + prior) + 1.0 / (self.count[word] + 0.5))
+        here, not_here = hits + 2.0 * rate, of - hits + 2.0 * (1.0 - rate)
+        there, not_there = self.count[word] + 0.5, self.passages - self.count[word] + 0.5
+        spread = math.sqrt(1.0 / here + 1.0 / not_here + 1.0 / there + 1.0 / not_there)
+        return (math.log(here / not_here) - math.log(there / not_there)) / spread
 
 
 def clean(text: str) -> str:

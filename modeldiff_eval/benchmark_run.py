@@ -60,7 +60,7 @@ def run_benchmarks(
         tokenizer: its tokenizer; it is copied, never changed.
         tasks: names of tasks, groups or tags: the packaged ones, or any of lm-eval's whose data is at hand.
         model_key: what identifies the weights; results are cached under it.
-        cache_dir: where results are kept; ``None`` keeps none.
+        cache_dir: folder of the results, one file a task; ``None`` keeps none.
         limit: only the first documents of each task.
         batch_size: documents a batch.
         seed: for lm-eval's few-shot sampling; the global generators are restored afterwards.
@@ -96,7 +96,7 @@ def run_benchmarks(
         for name, task in loaded:
             path = None
             if cache_dir is not None:
-                path = cache_dir / "benchmarks" / f"{name}-{fingerprint({**shared, 'task': _task_key(task)})}.json"
+                path = cache_dir / f"{name}-{fingerprint({**shared, 'task': _task_key(task)})}.json"
             scored = _read_cache(path)
             if scored is None:
                 lm = lm or _wrap(model, tokenizer, batch_size)

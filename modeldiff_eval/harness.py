@@ -33,8 +33,8 @@ from modeldiff_eval.stats import Z
 REQUEST = "modeldiff"
 """lm-eval's evaluator answers an instance by calling the model's method of this name."""
 
-SETTINGS = ("layer", "crosscoder", "tokens", "corpus", "preset", "annotator", "seed")
-"""Metadata that is handed on to the comparison."""
+SETTINGS = ("anchor", "layer", "crosscoder", "tokens", "corpus", "rollouts", "preset", "annotator", "seed")
+"""Metadata that is handed on to the comparison. ``out`` names the run's folder; device and precision are the model's."""
 
 _log = logging.getLogger("lm_eval.modeldiff")
 
@@ -47,10 +47,25 @@ def run_pair(lm: Any, metadata: Mapping[str, Any]) -> Card:
         metadata: the task's metadata, which lm-eval merges with its model arguments.
     """
     from modeldiff_eval.diff import diff
+    from modeldiff_eval.settings import make_settings
 
-    tuned = str(metadata.get("peft") or metadata.get("pretrained") or "tuned")
-    settings = {name: metadata[name] for name in SETTINGS if name in metadata}
-    return diff(base=str(metadata["base_model"]), tuned=tuned, tuned_loaded=(lm.model, lm.tokenizer), **settings).card
+    given = {name: metadata[name] for name in SETTINGS if name in metadata}
+    for name in ("crosscoder", "corpus"):
+        if isinstance(given.get(name), str):
+            given[name] = (given[name],)
+    settings, _ = make_settings(
+        {
+            "base": str(metadata["base_model"]),
+            "tuned": str(metadata.get("peft") or metadata.get("pretrained") or "tuned"),
+            "device": lm.device.type,
+            "dtype": str(lm.model.dtype).removeprefix("torch."),
+            **given,
+        },
+        environ={},
+    )
+    settings = settings.model_copy(update={"tasks": ()})  # lm-eval runs the benchmarks, beside this task
+    out = Path(str(metadata.get("out", "runs/lm-eval")))
+    return diff(settings=settings, out=out, tuned_loaded=(lm.model, lm.tokenizer)).card
 
 
 def class_shifts(card: Card) -> dict[str, float]:

@@ -109,7 +109,7 @@ def select(
     screen = screen.mul_(norms.to(dtype))
     flat = screen.flatten()
     threshold = _low_threshold(flat, budget, slack=1.25 if approximate else 1.0)
-    found = (flat > threshold).nonzero().squeeze(1)
+    found = (flat >= threshold if threshold > 0 else flat > 0).nonzero().squeeze(1)
     row, latent = found // W_enc.shape[0], found % W_enc.shape[0]
     values = dots_at(inputs, W_enc, row, latent) + b_enc[latent]
     scores = values * norms[latent]
@@ -122,7 +122,10 @@ def select(
 
 
 def _low_threshold(flat: Tensor, budget: int, *, slack: float) -> float:
-    """A score that about ``slack`` × budget entries exceed, never fewer than the budget: estimated on a sample, then checked."""
+    """A score that about ``slack`` × budget entries reach, never fewer than the budget; 0 where fewer are positive.
+
+    Estimated on a sample and checked; the exact value where the check fails.
+    """
     wanted = min(int(budget * slack) + 1, len(flat))
     if len(flat) > 4 * _SAMPLE:
         stride = len(flat) // _SAMPLE | 1
@@ -130,9 +133,9 @@ def _low_threshold(flat: Tensor, budget: int, *, slack: float) -> float:
         rank = math.ceil(wanted * 1.1 / stride) + 8
         if rank < len(sample):
             threshold = float(torch.topk(sample, rank).values[-1])
-            if threshold <= 0 or int((flat > threshold).sum()) >= wanted:
+            if threshold <= 0 or int((flat >= threshold).sum()) >= wanted:
                 return max(threshold, 0.0)
-    return max(float(torch.topk(flat.float(), wanted, sorted=True).values[-1]) - 1e-30, 0.0)
+    return max(float(torch.topk(flat.float(), wanted, sorted=True).values[-1]), 0.0)
 
 
 def dense_loss(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from sample_cards import full_card
@@ -75,6 +78,28 @@ def test_a_missing_bound_gives_no_error() -> None:
 def test_a_card_with_nothing_to_show_is_refused() -> None:
     with pytest.raises(EvidenceError, match="no class shift"):
         harness.class_shifts(_changed(full_card(activation=False), annotated=0))
+
+
+def test_a_comparison_gets_the_live_model_and_settings_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = importlib.import_module("modeldiff_eval.diff")
+    fake = create_autospec(story.diff)
+    fake.return_value.card = full_card()
+    monkeypatch.setattr(story, "diff", fake)
+    lm = SimpleNamespace(model=tiny_model(), tokenizer=tiny_tokenizer(), device=tiny_model().device)
+    metadata = {
+        "base_model": "org/base",
+        "pretrained": "org/tuned",
+        "crosscoder": "folder",
+        "tokens": 2000,
+        "version": 1.0,
+    }
+    assert harness.run_pair(lm, metadata) == full_card()
+    [call] = fake.call_args_list
+    assert call.kwargs["tuned_loaded"] == (lm.model, lm.tokenizer)
+    settings = call.kwargs["settings"]
+    assert (settings.base, settings.tuned) == ("org/base", "org/tuned")
+    assert (settings.crosscoder, settings.tokens, settings.tasks) == (("folder",), 2000, ())
+    assert settings.dtype == "float32"
 
 
 def test_one_table_with_a_benchmark_and_one_comparison(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def pools(taxonomy: Taxonomy) -> tuple[Pool, Pool]:
         rows += [(numbers[code] % 2, part, taxonomy.index[code], prompt["id"]) for part in _split(text)]
         numbers[code] += 1
     topics: list[str] = []
-    for line in resource("demo/none_texts.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in resource("data/none_texts.jsonl").read_text(encoding="utf-8").splitlines():
         plain = json.loads(line)
         if plain["topic"] not in topics:
             topics.append(plain["topic"])
