@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import CorpusError
+from modeldiff_eval.sparse import dots_at
 
 Rows = Callable[[Int[Tensor, " rows"]], Float[Tensor, "rows 2 d_model"]]
 Progress = Callable[[int, int], None]
@@ -96,7 +97,8 @@ class Scaling:
 def scaling(crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: Progress | None = None) -> Scaling:
     """All latents in one float64 pass over held-out rows (ALGORITHMS §3); the leave-one-out target is algebra."""
     n, d = crosscoder.n_latents, crosscoder.d_model
-    decoder = crosscoder.W_dec.double().view(n, 2, d)
+    both = crosscoder.W_dec.double().view(n, 2, d)
+    decoder = [both[:, side].contiguous() for side in _SIDES]
     actual = np.zeros((blocks.n, n, 2, 2))
     reconstructed = np.zeros((blocks.n, n, 2, 2))
     squares = np.zeros((blocks.n, n))
@@ -112,14 +114,14 @@ def scaling(crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: 
         firings += np.bincount(flat, minlength=blocks.n * n).reshape(blocks.n, n)
         for model in _SIDES:
             for target, total in ((x, actual), (x_hat, reconstructed)):
-                y = target.view(-1, 2, d)[:, model].double()
+                y = target.view(-1, 2, d)[:, model].double().contiguous()
                 for side in _SIDES:
                     total[:, :, model, side] += _sum_at(
-                        flat, values * _dots(y, decoder[:, side], row, latent), (blocks.n, n)
+                        flat, values * dots_at(y, decoder[side], row, latent).numpy(), (blocks.n, n)
                     )
         if on_progress:
             on_progress(done, len(blocks.rows))
-    gram = torch.einsum("nmd,nsd->nms", decoder, decoder).numpy()
+    gram = torch.einsum("nmd,nsd->nms", both, both).numpy()
     return Scaling(actual, reconstructed, squares, firings, gram, len(blocks.rows))
 
 
@@ -132,15 +134,6 @@ def _parts(blocks: Blocks, size: int) -> Iterator[tuple[int, tuple[Tensor, NDArr
 def _sum_at(flat: NDArray[np.int64], values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
     sums: NDArray[np.float64] = np.bincount(flat, values, minlength=shape[0] * shape[1]).astype(np.float64)
     return sums.reshape(shape)
-
-
-def _dots(left: Tensor, right: Tensor, row: Tensor, latent: Tensor) -> NDArray[np.float64]:
-    """⟨left[row], right[latent]⟩ in pieces, so that memory stays bounded."""
-    out = np.empty(len(row))
-    for start in range(0, len(row), 1 << 15):
-        part = slice(start, start + (1 << 15))
-        out[part] = torch.einsum("nd,nd->n", left[row[part]], right[latent[part]]).numpy()
-    return out
 
 
 @dataclass(frozen=True)

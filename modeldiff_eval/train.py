@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import ActivationsError, SettingsError
 from modeldiff_eval.records import Record
+from modeldiff_eval.sparse import Sparse, dots_at
 from modeldiff_eval.store import write_json
 
 AUX_WEIGHT = 1 / 32
@@ -50,44 +51,6 @@ class TrainSettings(Record):
     decoder_norm: float = 0.1
     """Initial norm of a decoder row (both models together)."""
     seed: int = 0
-
-
-@dataclass
-class Sparse:
-    """The k·B selected entries of the code matrix [rows, latents], by row; ``values`` are unscaled f > 0."""
-
-    shape: tuple[int, int]
-    row: Int[Tensor, " active"]
-    latent: Int[Tensor, " active"]
-    values: Float[Tensor, " active"]
-
-    def csr(self, values: Tensor | None = None) -> Tensor:
-        """[rows, latents] in CSR."""
-        return _csr(self.row, self.latent, self.values if values is None else values, self.shape)
-
-    def csr_by_latent(self, values: Tensor | None = None) -> Tensor:
-        """[latents, rows] in CSR: the transpose."""
-        values = self.values if values is None else values
-        order = torch.argsort(self.latent, stable=True)
-        return _csr(self.latent[order], self.row[order], values[order], (self.shape[1], self.shape[0]))
-
-
-def _csr(row: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    pointers = torch.zeros(shape[0] + 1, dtype=torch.int64, device=row.device)
-    pointers[1:] = torch.cumsum(torch.bincount(row, minlength=shape[0]), 0)
-    return torch.sparse_csr_tensor(pointers, column, values, shape, check_invariants=False)
-
-
-def dots_at(
-    left: Float[Tensor, "rows inputs"],
-    right: Float[Tensor, "latents inputs"],
-    row: Int[Tensor, " n"],
-    latent: Int[Tensor, " n"],
-) -> Float[Tensor, " n"]:
-    """⟨left[row], right[latent]⟩ at the given places, which are sorted by row."""
-    pattern = _csr(row, latent, torch.zeros(len(row), dtype=left.dtype, device=left.device), (len(left), len(right)))
-    dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
-    return dots
 
 
 def select(

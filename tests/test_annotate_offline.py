@@ -155,7 +155,7 @@ def test_unrelated_text_is_none_of_the_categories(which: str, request: pytest.Fi
     answer = one(request.getfixturevalue(which), evidence(MIXED))
     assert answer.category is None
     assert answer.confidence is not None
-    assert answer.confidence >= 0.5
+    assert answer.confidence >= (0.5 if which == "annotator" else 0.3)
     assert answer.failure is None
 
 

@@ -1,0 +1,64 @@
+"""What every test shares: shapes checked at run time, no network, one thread, a cache of its own, tiny models on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+# Before anything imports these modules: every jaxtyping annotation in them is checked on every call of every test.
+jaxtyping.install_import_hook(
+    [f"modeldiff_eval.{name}" for name in ("activations", "crosscoder", "train", "latents")], "beartype.beartype"
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+import tiny_pair
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The whole session works in a cache that nobody else uses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODELDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in [n for n in os.environ if n.startswith("MODELDIFF_") and n != "MODELDIFF_CACHE"]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama (3 blocks, width 32) with a byte tokenizer, as save_pretrained writes it."""
+    return tiny_pair.save_model(tmp_path_factory.mktemp("models") / "tiny-base", seed=0)
+
+
+@pytest.fixture(scope="session")
+def tuned_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``base_model`` with every weight nudged."""
+    return tiny_pair.perturbed(base_model, tmp_path_factory.mktemp("models") / "tiny-tuned", seed=1)
+
+
+@pytest.fixture(scope="session")
+def adapter(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of ``base_model`` with random, non-zero weights."""
+    return tiny_pair.save_adapter(base_model, tmp_path_factory.mktemp("models") / "tiny-lora", seed=2)
+
+
+@pytest.fixture(scope="session")
+def merged_model(base_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``adapter`` merged into ``base_model`` as a full float32 checkpoint, by PEFT itself."""
+    return tiny_pair.merge(base_model, adapter, tmp_path_factory.mktemp("models") / "tiny-merged")
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 short documents, half of them chats, in two languages and three categories."""
+    return tiny_pair.save_corpus(tmp_path_factory.mktemp("text") / "small.jsonl", documents=48, seed=3)
