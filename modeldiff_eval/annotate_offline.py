@@ -26,15 +26,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modeldiff_eval.annotate_words import Background, Facts, clean, describe, distinct, gather, label
-from modeldiff_eval.annotation import Annotation, Evidence
+from modeldiff_eval.annotate_words import Background, Facts, clean, describe, distinct, find_boilerplate, gather, label
+from modeldiff_eval.annotation import Annotation, Evidence, Excerpt
 from modeldiff_eval.embedding import Progress, SentenceEmbedder, shared_embedder
 from modeldiff_eval.languages import detect_language
 from modeldiff_eval.resources import resource
 from modeldiff_eval.store import fingerprint
 from modeldiff_eval.taxonomy import Category, Taxonomy
 
-VERSION = "offline-1"
+VERSION = "offline-2"
 MIN_DOCUMENTS = 3
 _CHUNK = 512
 _BACKGROUND_LIMIT = 2000
@@ -60,9 +60,13 @@ FITTED = Constants(slope=68.9, bar=6.96, few=1.47)
 
 @dataclass(frozen=True)
 class Reading:
-    """What the annotator has computed of one latent before it decides. ``scores`` has one entry for each category."""
+    """What the annotator has computed of one latent before it decides.
+
+    ``scores`` has one entry for each category and rests on ``passages`` documents (those with text beside boilerplate).
+    """
 
     scores: Floats
+    passages: int
     facts: Facts
 
 
@@ -129,7 +133,9 @@ class OfflineAnnotator:
         self._embedder = embedder or shared_embedder(max_tokens)
         self._on_progress = on_progress
         self._languages: dict[str, str | None] = {}
-        texts = list(dict.fromkeys(clean(text) for text in background or ()))[:_BACKGROUND_LIMIT]
+        sample = list(dict.fromkeys(background or ()))[:_BACKGROUND_LIMIT]
+        self._boilerplate = find_boilerplate(sample)
+        texts = [text for raw in sample if (text := clean(raw, self._boilerplate))]
         constants = (CEILING, SURE, SIGNAL_WEIGHT, FITTED.slope, FITTED.bar, FITTED.few)
         model = (self._embedder.dtype, self._embedder.max_tokens)
         self.version = fingerprint([VERSION, constants, model, taxonomy.fingerprint, texts])
@@ -155,15 +161,20 @@ class OfflineAnnotator:
     def read(self, evidence: Sequence[Evidence]) -> list[Reading]:
         """Scores and facts of some latents; their passages are embedded together."""
         excerpts = [distinct(item.examples) for item in evidence]
-        passages = [[clean(e.passage) for e in group] for group in excerpts]
+        passages = [[clean(e.passage, self._boilerplate) for e in group] for group in excerpts]
         scores = self.score(passages)
         return [
-            Reading(row, gather(group, self._words, languages=[self._language(text) for text in texts]))
+            Reading(row, sum(map(bool, texts)), self._facts(group, texts))
             for row, group, texts in zip(scores, excerpts, passages, strict=True)
         ]
 
+    def _facts(self, excerpts: Sequence[Excerpt], texts: Sequence[str]) -> Facts:
+        languages = [self._language(text) for text in texts]
+        return gather(excerpts, texts, self._words, boilerplate=self._boilerplate, languages=languages)
+
     def score(self, passages: Sequence[Sequence[str]]) -> Floats:
-        """Scores ``[latents, categories]`` of groups of cleaned passages, one passage for each document."""
+        """Scores ``[latents, categories]`` of groups of cleaned passages, one for each document; empty ones do not count."""
+        passages = [[text for text in group if text] for group in passages]
         vectors = self._embedder.embed([text for group in passages for text in group], on_progress=self._on_progress)
         parts = np.minimum((vectors - self._mean) @ self._directions.T / self._reach, CEILING)
         ends = np.cumsum([len(group) for group in passages])
@@ -175,7 +186,7 @@ class OfflineAnnotator:
         if not readings:
             return np.zeros((0, len(self.taxonomy.categories) + 1))
         scores = np.stack([reading.scores for reading in readings])
-        documents = np.array([reading.facts.documents for reading in readings], dtype=np.int64)
+        documents = np.array([reading.passages for reading in readings], dtype=np.int64)
         signal = np.zeros_like(scores)
         for k, category in enumerate(self.taxonomy.categories):
             if category.signal == "non_english":
@@ -196,11 +207,15 @@ class OfflineAnnotator:
                 failure="no examples: the latent did not fire on this corpus", annotator=self.name, key="",
             )  # fmt: skip
         order = np.argsort(-chance[:-1], kind="stable")
-        enough = facts.documents >= MIN_DOCUMENTS
-        chosen = self.taxonomy.categories[choice] if enough and choice >= 0 else None
+        enough = reading.passages >= MIN_DOCUMENTS
+        template = facts.boilerplate_share >= 0.5
+        chosen = self.taxonomy.categories[choice] if enough and not template and choice >= 0 else None
         confidence = float(chance[order[0]] if chosen else 1.0 - chance[order[0]])
-        if not enough:
-            reason = f"only {facts.documents} different document(s); {MIN_DOCUMENTS} are needed for a category"
+        if template:
+            confidence = max(confidence, facts.boilerplate_share)
+            reason = "the peaks lie in text that the chat template or the system prompt puts into most documents"
+        elif not enough:
+            reason = f"only {reading.passages} different document(s); {MIN_DOCUMENTS} are needed for a category"
         else:
             near = [f"{self.taxonomy.categories[int(k)].name} {chance[k]:.0%}" for k in order[:2]]
             reason = f"closest: {', '.join(near)}; none of them {chance[-1]:.0%}"

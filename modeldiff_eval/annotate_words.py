@@ -6,6 +6,7 @@ text is cleaned and cut before it is shown.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -20,6 +21,7 @@ LABEL_CHARS = 60
 _PHRASE_WORDS = 5
 _PHRASE_TOKENS = 8
 _DOMINANT = 0.5
+_FRAGMENT = "part of a character"
 _NEAR = 6
 _WORD = re.compile(r"[^\W\d_][\w'’-]{2,19}")
 _TEMPLATE = re.compile(r"<\|[^|<>\s]{1,24}\|>|<(?:start|end)_of_turn>|\[/?INST\]|</?s>|<bos>|<eos>")
@@ -80,6 +82,7 @@ class Facts:
     non_english: float | None
     role: str | None
     role_share: float
+    boilerplate_share: float
 
 
 class Background:
@@ -104,9 +107,33 @@ class Background:
         return (math.log(here / not_here) - math.log(there / not_there)) / spread
 
 
-def clean(text: str) -> str:
-    """Text without chat-template marks."""
-    return _TEMPLATE.sub(" ", _ROLE_LINE.sub(" ", text)).strip()
+def lines_of(text: str) -> list[str]:
+    """The lines of a passage without chat-template marks; blank ones are dropped."""
+    lines = _TEMPLATE.sub("\n", _ROLE_LINE.sub("\n", text)).split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+@functools.lru_cache(maxsize=16_384)
+def clean(text: str, boilerplate: frozenset[str] = frozenset()) -> str:
+    """Text without chat-template marks and without the lines that ``boilerplate`` names, whole or cut at either end."""
+    lines = lines_of(text)
+    last = len(lines) - 1
+    return "\n".join(
+        line
+        for i, line in enumerate(lines)
+        if line not in boilerplate
+        and not (i in (0, last) and len(line) >= 8 and any(line in whole for whole in boilerplate))
+    )
+
+
+def find_boilerplate(passages: Sequence[str]) -> frozenset[str]:
+    """Lines that very many passages hold word for word, such as the system prompt that a chat template puts in front.
+
+    At least 5 words, in at least 5 and 3 % of the passages. They say nothing about a latent: most documents have them.
+    """
+    counts = Counter(line for text in passages for line in set(lines_of(text)))
+    need = max(5.0, 0.03 * len(passages))
+    return frozenset(line for line, count in counts.items() if count >= need and len(line.split()) >= 5)
 
 
 def safe(text: str, limit: int = LABEL_CHARS) -> str:
@@ -116,9 +143,10 @@ def safe(text: str, limit: int = LABEL_CHARS) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
+@functools.lru_cache(maxsize=16_384)
 def words_of(passage: str) -> frozenset[str]:
-    """The distinct words of a passage in lower case, 3 to 20 characters."""
-    return frozenset(word.lower() for word in _WORD.findall(clean(passage)))
+    """The distinct words of a cleaned passage in lower case, 3 to 20 characters."""
+    return frozenset(word.lower() for word in _WORD.findall(passage))
 
 
 def peak_of(excerpt: Excerpt) -> int | None:
@@ -140,10 +168,19 @@ def distinct(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
 
 
 def gather(
-    excerpts: Sequence[Excerpt], background: Background, *, languages: Sequence[str | None] | None = None
+    excerpts: Sequence[Excerpt],
+    texts: Sequence[str],
+    background: Background,
+    *,
+    boilerplate: frozenset[str] = frozenset(),
+    languages: Sequence[str | None] | None = None,
 ) -> Facts:
-    """Count. ``excerpts`` has one entry for each document (:func:`distinct`); ``languages`` are theirs, if known."""
-    found = [detect_language(clean(e.passage)) for e in excerpts] if languages is None else list(languages)
+    """Count.
+
+    ``excerpts`` has one entry for each document (:func:`distinct`), ``texts`` their cleaned passages, ``languages``
+    the languages of these, if known.
+    """
+    found = [detect_language(text) for text in texts] if languages is None else list(languages)
     told = [language for language in found if language is not None]
     language, language_votes = _most(told)
     role, role_votes = _most([e.role for e in excerpts if e.role is not None])
@@ -156,20 +193,23 @@ def gather(
         peak=peak,
         peak_share=peak_votes / total,
         phrase=_phrase([(e, p) for e, p in peaks if _normal(e.tokens[p]) == peak], total) if dominant else None,
-        words=_words(excerpts, background),
+        words=_words(excerpts, texts, background),
         language=language,
         language_share=language_votes / total,
         non_english=sum(name != "en" for name in told) / len(told) if told else None,
         role=role,
         role_share=role_votes / total,
+        boilerplate_share=sum(_in_boilerplate(e, p, boilerplate) for e, p in peaks) / total,
     )
 
 
 def label(facts: Facts, category: str | None) -> str | None:
     """One to five readable words, or None when nothing stands out. ``category`` (a name) is the last resort."""
     foreign = facts.language not in (None, "en") and facts.language_share >= 0.6
-    if facts.phrase is not None:
-        return facts.phrase
+    if facts.phrase is not None and facts.phrase != _FRAGMENT:
+        return f"template text {facts.phrase}" if facts.boilerplate_share >= _DOMINANT else facts.phrase
+    if facts.boilerplate_share >= _DOMINANT:
+        return "template text"
     if foreign:
         return f"{LANGUAGES.get(facts.language or '', facts.language)} text"
     if facts.non_english is not None and facts.non_english >= 0.6:
@@ -192,6 +232,11 @@ def describe(facts: Facts) -> str:
         parts = [f"In {facts.peak_share:.0%} of the top {documents} the peak falls on {_name(facts.peak)}{phrase}."]
     else:
         parts = [f"The peaks in the top {documents} fall on different tokens."]
+    if facts.boilerplate_share >= _DOMINANT:
+        share = f"{facts.boilerplate_share:.0%}"
+        parts.append(
+            f"In {share} it lies in text that the chat template or the system prompt puts into most documents."
+        )
     if facts.words:
         quoted = ", ".join(f"“{word}”" for word in facts.words)
         parts.append(f"Words that set the passages apart from other text: {quoted}.")
@@ -233,7 +278,7 @@ def _name(token: str) -> str:
         return _PUNCTUATION[token]
     shown = safe(token, 30)
     if not shown:
-        return "unreadable byte token"
+        return _FRAGMENT
     return f"“{shown}”" if any(c.isalnum() for c in shown) else f"symbol {shown}"
 
 
@@ -275,12 +320,21 @@ def _phrase(peaks: Sequence[tuple[Excerpt, int]], total: int) -> str:
     return f"“{shown}”" if shown else alone
 
 
-def _words(excerpts: Sequence[Excerpt], background: Background, limit: int = 5) -> tuple[str, ...]:
+def _in_boilerplate(excerpt: Excerpt, peak: int, boilerplate: frozenset[str]) -> bool:
+    """Whether the tokens around the peak are part of a boilerplate line."""
+    around = clean("".join(excerpt.tokens[max(0, peak - 2) : peak + 3]))
+    pieces = [piece for piece in around.split("\n") if len(piece) >= 4]
+    return bool(pieces) and all(any(piece in line for line in boilerplate) for piece in pieces)
+
+
+def _words(
+    excerpts: Sequence[Excerpt], texts: Sequence[str], background: Background, limit: int = 5
+) -> tuple[str, ...]:
     """Words that stand in at least a third of the documents (two or more) and far more often than elsewhere."""
     hits: Counter[str] = Counter()
     near: Counter[str] = Counter()
-    for excerpt in excerpts:
-        hits.update(words_of(excerpt.passage))
+    for excerpt, text in zip(excerpts, texts, strict=True):
+        hits.update(words_of(text))
         p = peak_of(excerpt)
         if p is not None:
             near.update(words_of("".join(excerpt.tokens[max(0, p - _NEAR) : p + _NEAR + 1])))

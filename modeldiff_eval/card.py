@@ -199,8 +199,13 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
     )
     said = findings.headline(classes, latents)
     if not latents.base.specific and not latents.tuned.specific:
-        nearest = table["nu_error"].min()
-        near = f" (lowest held-out ν^ε {nearest:.2f})" if np.isfinite(nearest) else ""
+        # The candidate is chosen on the ranking half and reported from the other one.
+        candidates = table[table["rank_nu_error_high"].notna() & table["nu_error"].notna()]
+        nearest = candidates.sort_values(["rank_nu_error_high", "latent"]).head(1)
+        near = "".join(
+            f" (the nearest candidate has ν^ε {row.nu_error:.2f}, 95 % {row.nu_error_low:.2f} to {row.nu_error_high:.2f})"
+            for row in nearest.itertuples()
+        )
         said = f"No latent is specific to either model by the thresholds{near}, so class shares cannot be compared."
     if moved:
         parts = [f"{row.name} {_percent(row.activation.change)}" for row in moved if row.activation]

@@ -125,17 +125,13 @@ def run(
 
     flags: dict[str, Any] = {
         "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method,
-        "crosscoder": tuple(crosscoder or ()), "corpus": tuple(corpus or ()), "tokens": tokens, "rollouts": rollouts, "latents": latents,
-        "k": k, "steps": steps, "thresholds": _pairs(thresholds), "annotator": annotator, "annotate_top": annotate_top,
+        "crosscoder": tuple(crosscoder or ()) or None, "corpus": tuple(corpus or ()) or None,
+        "tokens": tokens, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds, "annotator": annotator, "annotate_top": annotate_top,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "device": device, "dtype": dtype,
-        "trust_remote_code": trust_remote_code or None, "title": title,
+        "trust_remote_code": trust_remote_code or None, "title": title, "tasks": tuple(tasks.split(",")) if tasks else None,
     }  # fmt: skip
-    if tasks is not None:
-        flags["tasks"] = () if tasks == "none" else tuple(tasks.split(","))
     settings, origin = make_settings(flags, config=config)
-    if tasks == "none":
-        settings = settings.model_copy(update={"tasks": ()})
     if show_config:
         for name, value in settings.model_dump().items():
             print(f"{name:20} {value!s:40} {origin[name]}")
@@ -145,15 +141,6 @@ def run(
         _plan(settings, out)
         raise typer.Exit
     _compare(settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache)
-
-
-def _pairs(text: str | None) -> dict[str, float] | None:
-    if text is None:
-        return None
-    try:
-        return {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise SettingsError(f"--thresholds {text!r} is not of the form nu_error=0.2,nu_reconstruction=0.5.") from None
 
 
 def _compare(

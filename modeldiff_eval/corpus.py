@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _read_jsonl(file: Path, report: ReadReport) -> Iterator[Document]:
                     report.problem(f"{file.name} line {number}", problem)
                 else:
                     yield document
-    except (OSError, EOFError) as error:  # a torn gzip stream
+    except (OSError, EOFError, zlib.error) as error:  # a torn gzip stream
         report.problem(file.name, f"cannot be read to its end ({error})")
 
 

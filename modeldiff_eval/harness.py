@@ -28,13 +28,33 @@ from pydantic import ValidationError
 from modeldiff_eval.errors import EvidenceError, ModelDiffError, UsageError
 from modeldiff_eval.records import Card, Estimate
 from modeldiff_eval.resources import resource
+from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.stats import Z
 
 REQUEST = "modeldiff"
 """lm-eval's evaluator answers an instance by calling the model's method of this name."""
 
-SETTINGS = ("anchor", "layer", "crosscoder", "tokens", "corpus", "rollouts", "preset", "annotator", "seed")
-"""Metadata that is handed on to the comparison. ``out`` names the run's folder; device and precision are the model's."""
+_NOT_FOR_METADATA = frozenset(
+    [
+        "base",
+        "tuned",
+        "device",
+        "dtype",
+        "tasks",
+        "task_limit",
+        "benchmarks",
+        "arena",
+        "arena_style",
+        "arena_names",
+        "thresholds",
+        "title",
+    ]
+)
+SETTINGS = frozenset(Settings.model_fields) - _NOT_FOR_METADATA
+"""Metadata that is handed on to the comparison: ``layer``, ``tokens``, ``crosscoder``, ``preset`` and the like.
+
+``out`` names the run's folder. Device and precision are those of the evaluated model.
+"""
 
 _log = logging.getLogger("lm_eval.modeldiff")
 
@@ -47,9 +67,8 @@ def run_pair(lm: Any, metadata: Mapping[str, Any]) -> Card:
         metadata: the task's metadata, which lm-eval merges with its model arguments.
     """
     from modeldiff_eval.diff import diff
-    from modeldiff_eval.settings import make_settings
 
-    given = {name: metadata[name] for name in SETTINGS if name in metadata}
+    given = {name: value for name, value in metadata.items() if name in SETTINGS}
     for name in ("crosscoder", "corpus"):
         if isinstance(given.get(name), str):
             given[name] = (given[name],)

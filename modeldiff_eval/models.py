@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 Kind = Literal["hub", "folder", "gguf"]
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,11 @@ def resolve(name: str, *, foundation: Source | None = None, trust_remote_code: b
         if (path / "adapter_config.json").exists():
             return _resolve_adapter(path.resolve(), foundation, trust_remote_code)
         return Source(name, "folder", str(path.resolve()), None, None, _folder_key(path), trust_remote_code)
-    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    repo, _, revision = name.partition("@")
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or repo.count("/") > 1:
         raise ModelError(
             f"There is no model at {name}. Check the path; a hub id looks like org/name or org/name@revision."
         )
-    repo, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
         raise ModelError(f"{name!r} is neither a path that exists nor a hub id (org/name or org/name@revision).")
     return _resolve_hub(name, repo, revision or None, foundation, trust_remote_code)
@@ -162,7 +163,7 @@ def _folder_key(path: Path) -> str:
         )
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
-        if list(path.glob("*.bin")) + list(path.glob("*.pt")) + list(path.glob("*.pth")):
+        if any(file.suffix in PICKLED for file in path.iterdir()):
             raise UnsafeWeightsError(
                 f"{path} holds only pickled weights, which can run code when loaded. Convert them to safetensors "
                 "(model.save_pretrained(..., safe_serialization=True)) in a place you trust."
@@ -170,11 +171,12 @@ def _folder_key(path: Path) -> str:
         raise ModelError(f"{path} holds no *.safetensors weights; it may be half downloaded. Fetch it again.")
     index = path / "model.safetensors.index.json"
     if index.exists():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
+        try:
+            wanted = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"{path} is half downloaded: {index.name} is torn. Fetch it again.") from error
         if missing := sorted(wanted - {file.name for file in weights}):
-            raise ModelError(
-                f"{path} is half downloaded: {missing[0]} and {len(missing) - 1} more are missing. Fetch it again."
-            )
+            raise ModelError(f"{path} is half downloaded; missing: {', '.join(missing)}. Fetch it again.")
     return fingerprint([file_hash(path / "config.json"), *(file_hash(file) for file in weights)])
 
 
@@ -298,17 +300,23 @@ def load(source: Source, *, device: torch.device, dtype: torch.dtype, cache: Pat
     load_dtype = torch.float32 if source.adapter else dtype
     caveats: list[str] = []
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=load_dtype,
             use_safetensors=True,
             trust_remote_code=source.trust_remote_code,
             local_files_only=True,
+            output_loading_info=True,
         )
     except Exception as error:
         raise ModelError(
             f"Cannot load {source.name}: {_first_line(error)} The file may be half downloaded; fetch it again."
         ) from error
+    if absent := sorted(loading["missing_keys"]):  # transformers would fill them with random numbers
+        raise ModelError(
+            f"{source.name} has no weights for {absent[0]} and {len(absent) - 1} other tensors that its configuration asks for. "
+            "Fetch it again, or check config.json."
+        )
     if source.adapter:
         model, caveats = _merge_adapter(model, source)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -336,6 +344,8 @@ def load_tokenizer(source: Source, *, cache: Path) -> PreTrainedTokenizerBase:
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     line = text[0] if text else type(error).__name__
+    if "trust_remote_code" in str(error):
+        return f"{line} Add --trust-remote-code to run that code, if you trust it."
     return line if line.endswith(".") else line + "."
 
 
@@ -384,6 +394,7 @@ def _merge_adapter(model: PreTrainedModel, source: Source) -> tuple[PreTrainedMo
     stated = str(config.get("base_model_name_or_path") or "")
     try:
         wrapped = PeftModel.from_pretrained(model, str(source.adapter), autocast_adapter_dtype=True)
+        _require_all_placed(wrapped, source.adapter)
         merged: Any = wrapped.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise MismatchedModelsError(
@@ -400,6 +411,19 @@ def _merge_adapter(model: PreTrainedModel, source: Source) -> tuple[PreTrainedMo
             f"The adapter {source.adapter.name} says it was trained on {stated}; it was applied to {public_name(source.location)}, whose shapes fit."
         )
     return merged, caveats
+
+
+def _require_all_placed(wrapped: Any, adapter: Path) -> None:
+    """Raise ValueError unless the adapter's LoRA tensors are exactly those of the wrapped model; PEFT drops others silently."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    ours = {name for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if "lora_" in name}
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        stored = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118 (not a dictionary)
+    if odd := sorted(stored ^ ours):
+        place = "the model" if odd[0] in stored else "the adapter"
+        raise ValueError(f"{odd[0]} and {len(odd) - 1} other tensors are missing in {place}")
 
 
 def _plain(name: str) -> str:

@@ -74,9 +74,11 @@ def class_scales(rows: Sequence[ClassRow]) -> tuple[Scale, Scale | None]:
 
 
 def class_tile(card: Card, *, up: bool) -> Tile:
-    """The class whose share rose (or fell) most."""
+    """The class whose share rose (or fell) most; where no share is defined, the one whose activation did."""
     label = "Largest \u25b2 class" if up else "Largest \u25bc class"
     sign = 1 if up else -1
+    if all(row.diff.value is None for row in card.classes) and any(row.activation for row in card.classes):
+        return _activation_tile(card, label, sign)
     rows = [row for row in card.classes if row.verdict != "not covered" and (row.diff.value or 0.0) * sign > 0]
     if not rows:
         word = "rose" if up else "fell"
@@ -92,6 +94,29 @@ def class_tile(card: Card, *, up: bool) -> Tile:
         row.verdict,
         scale=line,
         mark=line.mark(row.diff, row.verdict),
+    )
+
+
+def _activation_tile(card: Card, label: str, sign: int) -> Tile:
+    found = [
+        (row, row.activation)
+        for row in card.classes
+        if row.activation is not None and (row.activation.change.value or 0.0) * sign > 0
+    ]
+    if not found:
+        return Tile(label, None, "", f"No class's activation {'rose' if sign > 0 else 'fell'}", "", None)
+    # A clear change comes before a larger one that numerical noise could make.
+    row, best = max(found, key=lambda f: (f[1].verdict != "unclear", (f[1].change.value or 0.0) * sign))
+    line = scale([change.change for _, change in found])
+    return Tile(
+        label,
+        number(best.change.value, signed=True),
+        "% activation",
+        f"{row.code} {row.name}",
+        interval(best.change),
+        best.verdict,
+        scale=line,
+        mark=line.mark(best.change, best.verdict),
     )
 
 
@@ -223,11 +248,19 @@ def weak_rows(card: Card) -> list[Weak]:
     out: list[Weak] = []
     n = f"{card.latents.base.annotated} \u2192 {card.latents.tuned.annotated} latents"
     for row in card.classes:
-        if row.verdict == "unclear":
+        if row.verdict == "unclear" and row.diff.value is not None:
             mde = "not listed" if row.mde is None else f"\u00b1{number(row.mde)} points"
             value = f"{number(row.diff.value, signed=True)} points"
             name = f"{row.code} {row.name}"
             out.append(Weak(name, "share", n, value, interval(row.diff), mde, _p(row.p_adjusted)))
+    for row in card.classes:
+        change = row.activation
+        if change is not None and change.verdict == "unclear" and change.change.value is not None:
+            n_seen = f"{number(change.n_latents, 0)} latents, {number(change.n_documents, 0)} blocks of documents"
+            null = "not listed" if change.null_size is None else f"null \u00b1{number(change.null_size)} %"
+            value = f"{number(change.change.value, signed=True)} %"
+            name = f"{row.code} {row.name}"
+            out.append(Weak(name, "activation", n_seen, value, interval(change.change), null, _p(change.p_adjusted)))
     for bench in card.benchmarks:
         if bench.verdict == "unclear":
             mde = "not listed" if bench.mde is None else f"\u00b1{number(bench.mde, benchmark_digits(bench))}"

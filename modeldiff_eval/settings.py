@@ -6,6 +6,7 @@ Precedence: flag > environment (``MODELDIFF_LAYER=14``) > ``--config`` YAML > pr
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -94,13 +95,13 @@ def make_settings(
     """Settings from all places, and where each one came from.
 
     Args:
-        flags: what was given explicitly; None values count as not given.
+        flags: what was given explicitly; None values count as not given. ``tasks`` may be "none" or empty.
 
     Raises:
         SettingsError: an unknown name (with the nearest known one) or an impossible value.
     """
     layers: list[tuple[str, dict[str, Any]]] = [
-        ("flag", {name: value for name, value in flags.items() if value is not None and value != ()}),
+        ("flag", {name: value for name, value in flags.items() if value is not None}),
         ("environment", _from_environment(os.environ if environ is None else environ)),
         ("config", _from_config(config) if config else {}),
     ]
@@ -120,6 +121,10 @@ def make_settings(
                 )
             if name not in merged:
                 merged[name], origin[name] = value, place
+    if merged["tasks"] in ("none", ("none",)):
+        merged["tasks"] = ()
+    if isinstance(merged.get("thresholds"), str):
+        merged["thresholds"] = _thresholds(merged["thresholds"])
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
@@ -127,6 +132,13 @@ def make_settings(
     if settings.k > settings.latents:
         raise SettingsError(f"k = {settings.k} exceeds the number of latents, {settings.latents}.")
     return settings, {name: origin.get(name, "default") for name in Settings.model_fields}
+
+
+def _thresholds(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise SettingsError(f"--thresholds {text!r} is not of the form nu_error=0.2,nu_reconstruction=0.5.")
+    return {name.strip(): value for name, _, value in pairs}
 
 
 def _explain(problem: Any) -> str:
@@ -138,12 +150,15 @@ def _explain(problem: Any) -> str:
     return f"{name} = {problem['input']!r}: {problem['msg'].lower()}"
 
 
+_LISTS = ("corpus", "tasks", "crosscoder", "arena_names")
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in environ.items():
         field = name.removeprefix("MODELDIFF_").lower()
         if name.startswith("MODELDIFF_") and field not in ("cache", "out"):
-            values[field] = tuple(value.split(",")) if field in ("corpus", "tasks", "crosscoder") else value
+            values[field] = tuple(value.split(",")) if field in _LISTS else value
     return values
 
 
@@ -157,9 +172,7 @@ def _from_config(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SettingsError(f"The configuration {path} must be a mapping of settings, such as 'layer: 14'.")
     return {
-        str(name).replace("-", "_"): (
-            (value,) if name in ("corpus", "tasks", "crosscoder") and isinstance(value, str) else value
-        )
+        str(name).replace("-", "_"): ((value,) if name in _LISTS and isinstance(value, str) else value)
         for name, value in data.items()
     }
 
@@ -176,8 +189,6 @@ def command_line(settings: Settings) -> str:
     parts = ["modeldiff-eval", "--base", settings.base, "--tuned", settings.tuned]
     if settings.preset != "quick":
         parts += ["--preset", settings.preset]
-    if defaults.tasks and not settings.tasks:
-        parts += ["--tasks", "none"]
     for name, value in settings.model_dump().items():
         if name in ("base", "tuned", "title") or value == defaults.model_dump()[name]:
             continue
@@ -188,7 +199,7 @@ def command_line(settings: Settings) -> str:
         if name == "thresholds":
             value = ",".join(f"{key}={v}" for key, v in value.items())
         if name in ("tasks", "arena_names"):
-            value = ",".join(value)
+            value = ",".join(value) or "none"
         for item in value if isinstance(value, tuple) else (value,):
             parts += [flag, str(item)] if not isinstance(item, bool) else [flag]
-    return " ".join(parts)
+    return shlex.join(parts)

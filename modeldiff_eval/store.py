@@ -137,3 +137,5 @@ def copy_folder(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(file, partial)
         partial.replace(target / file.name)
+        # Renaming a link onto another link of the same file does nothing and leaves the first one.
+        partial.unlink(missing_ok=True)

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import tiny_pair
+import torch
 
 # Before anything imports these modules: every jaxtyping annotation in them is checked on every call of every test.
 jaxtyping.install_import_hook(
-    [f"modeldiff_eval.{name}" for name in ("activations", "crosscoder", "train", "latents")], "beartype.beartype"
+    [f"modeldiff_eval.{name}" for name in ("activations", "crosscoder", "sparse", "train", "latents")],
+    "beartype.beartype",
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
-
-import tiny_pair
 
 torch.set_num_threads(1)
 

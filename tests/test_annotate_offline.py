@@ -342,8 +342,49 @@ def test_the_trimmed_mean_by_hand() -> None:
 
 
 def test_template_marks_are_not_judged() -> None:
-    assert clean("<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\nHi") == "Hello there \n \nHi"
-    assert words_of("<|im_start|>assistant\nGood morning<|im_end|>") == {"good", "morning"}
+    assert clean("<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\nHi") == "Hello there\nHi"
+    whole = frozenset({"You are Robo, made by Acme."})
+    assert clean("<|im_start|>system\nYou are Robo, made by Acme.<|im_end|>\nHi", whole) == "Hi"
+    assert clean("Robo, made by Acme.<|im_end|>\nHi there", whole) == "Hi there"
+    assert words_of("Good morning, good 7 x") == {"good", "morning"}
+
+
+SYSTEM = "<|im_start|>system\nYou are Robo, a large language model trained by Acme to answer questions.<|im_end|>\n"
+
+
+def test_a_system_prompt_in_every_document_is_no_finding() -> None:
+    chats = [f"{SYSTEM}<|im_start|>user\n{text}<|im_end|>" for text in MIXED]
+    tokens = ["<|im_start|>", "system", "\n", "You", " are", " Robo", ",", " a", " large", " language", " model"]
+    examples = [
+        Excerpt(text=chat, tokens=tokens, activations=[0.0] * 10 + [5.0], document=str(i))
+        for i, chat in enumerate(chats)
+    ]
+    # Where it is everywhere it is boilerplate; where it is not, the same passages speak of the model itself.
+    spoken = [f"{SYSTEM}<|im_start|>user\n{text}<|im_end|>" for text in [*CODE, *JSON_TEXTS, *FRENCH]]
+    aware = one(OfflineAnnotator(Taxonomy.load(), background=[*chats, *spoken]), Evidence(latent=0, examples=examples))
+    assert aware.category is None
+    assert aware.reason is not None
+    assert "template" in aware.reason
+    assert aware.label is not None
+    assert aware.label.startswith("template text “")
+    unaware = one(OfflineAnnotator(Taxonomy.load(), background=[*MIXED, *CODE]), Evidence(latent=0, examples=examples))
+    assert unaware.category == "G.30"
+
+
+def test_a_latent_of_the_users_text_is_judged_without_the_system_prompt() -> None:
+    chats = [f"{SYSTEM}<|im_start|>user\n{text}<|im_end|>" for text in [*MIXED, *FRENCH, *JSON_TEXTS]]
+    annotator = OfflineAnnotator(Taxonomy.load(), background=chats)
+    examples = [
+        Excerpt(
+            text=text,
+            tokens=[text],
+            activations=[1.0],
+            document=str(i),
+            context=f"{SYSTEM}<|im_start|>user\n{text}<|im_end|>",
+        )
+        for i, text in enumerate(CODE)
+    ]
+    assert one(annotator, Evidence(latent=0, examples=examples)).category == "G.24"
 
 
 def test_odds_are_against_the_background() -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from tiny_lm import tiny_tokenizer
 
 WORDS = (
-    "river stone bright cook seven letter quiet green under paper number window bread north asks because "
-    "please translate sorry cannot list first second code error simple answer story music"
-).split()
+    *("river", "stone", "bright", "cook", "seven", "letter", "quiet", "green", "under", "paper", "number", "window"),
+    *("bread", "north", "asks", "because", "please", "translate", "sorry", "cannot", "list", "first", "second", "code"),
+)
 
 
 def save_model(folder: Path, *, seed: int, layers: int = 3, width: int = 32, vocabulary: int = 259) -> Path:

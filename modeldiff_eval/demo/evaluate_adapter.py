@@ -29,10 +29,12 @@ from numpy.typing import ArrayLike, NDArray
 from modeldiff_eval.demo.pairs import Pair
 from modeldiff_eval.demo.train_adapter import TrainSettings, load_base, load_pairs, render_prompt, write_recipe
 from modeldiff_eval.errors import EvidenceError, MissingDependencyError, ModelDiffError, ModelError, UsageError
+from modeldiff_eval.models import EMBEDDED, resolve
 from modeldiff_eval.records import Estimate
 from modeldiff_eval.rollouts import Answer, Message, Prompt, rollouts
 from modeldiff_eval.stats import estimate
 from modeldiff_eval.stats_bootstrap import bootstrap_mean, bootstrap_ratio
+from modeldiff_eval.store import cache_dir
 
 FOLDS = 5
 
@@ -140,7 +142,8 @@ def answer_logps(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_lengt
             for column, answer in enumerate((pair.chosen, pair.rejected)):
                 tail = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
                 ids = torch.tensor([[*prompt, *tail][:max_length]], device=model.device)
-                logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+                kept = ids.shape[1] - len(prompt) + 1
+                logits = model(input_ids=ids, logits_to_keep=kept).logits[0, :-1].float()
                 logps = torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])
                 table[row, column] = float(logps.sum()), logps.shape[0]
     return table
@@ -225,17 +228,20 @@ def evaluate(
         Prompt(id=pair.key, messages=tuple(Message(role=turn.role, content=turn.content) for turn in pair.turns))
         for pair in first
     ]
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    options: dict[str, Any] = {**sampling, "cache_dir": cache_dir() / "rollouts", "on_progress": _progress}
+    foundation = resolve(base or EMBEDDED)
     with wrapped.disable_adapter():
-        base_answers = rollouts(inner, tokenizer, prompts, model_key="base", **options)
+        base_answers = rollouts(inner, tokenizer, prompts, model_key=foundation.key, **options)
         base_table = answer_logps(inner, tokenizer, held_out, max_length=settings.max_length)
-    tuned_answers = rollouts(inner, tokenizer, prompts, model_key="tuned", **options)
+    tuned_key = resolve(str(adapter), foundation=foundation).key
+    tuned_answers = rollouts(inner, tokenizer, prompts, model_key=f"unmerged-{tuned_key}", **options)
     tuned_table = answer_logps(inner, tokenizer, held_out, max_length=settings.max_length)
     rng = np.random.default_rng(seed)
     groups = [pair.key for pair in first]
     base_texts, tuned_texts = ([answer.text for answer in part] for part in (base_answers, tuned_answers))
     measured = {
-        "sampling": options,
+        "sampling": sampling,
         "told_apart": told_apart(base_texts, tuned_texts, groups, rng=rng),
         "preference": preference(base_table, tuned_table, [pair.key for pair in held_out], rng=rng),
         "answers": style(base_answers, tuned_answers, groups, rng=rng),
@@ -245,6 +251,10 @@ def evaluate(
         for pair, one, other in zip(first, base_texts, tuned_texts, strict=True)
     ]
     return measured, rows
+
+
+def _progress(done: int, wanted: int) -> None:
+    print(f"answers: {done} of {wanted}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -120,8 +120,9 @@ def test_answer_logps_are_of_the_answer_alone() -> None:
         def apply_chat_template(self, turns: Any, **_: Any) -> str:
             return str(turns[-1]["content"])
 
-    def model(input_ids: Any) -> Any:
-        return SimpleNamespace(logits=torch.arange(vocabulary).float().expand(*input_ids.shape, vocabulary))
+    def model(input_ids: Any, logits_to_keep: int) -> Any:
+        logits = torch.arange(vocabulary).float().expand(*input_ids.shape, vocabulary)
+        return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
     model.device = "cpu"  # type: ignore[attr-defined]
     pair = parse_pair({"prompt": "123", "chosen": "45", "rejected": "6666"})

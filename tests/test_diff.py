@@ -1,0 +1,394 @@
+"""The whole run on tiny models: what it finds, what it refuses, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_pair import perturbed, save_corpus, save_model
+
+from modeldiff_eval import activations, analysis, diff, train
+from modeldiff_eval import diff as package_diff
+from modeldiff_eval.annotation import Annotation, Evidence, annotation_key
+from modeldiff_eval.errors import CrosscoderError, MismatchedModelsError, OutputError, SettingsError
+from modeldiff_eval.progress import Advance, Reporter
+from modeldiff_eval.records import Card
+from modeldiff_eval.store import fingerprint
+from modeldiff_eval.taxonomy import Taxonomy
+
+assert package_diff is diff
+STEPS = 60
+Runner = Callable[..., Any]
+
+
+class ByHash:
+    """A quick stand-in for the sentence encoder: a category from the hash of the first example."""
+
+    name, version, paid = "by hash", "1", False
+
+    def __init__(self) -> None:
+        self.codes = [category.code for category in Taxonomy.load(None).categories][:6]
+
+    def annotate(self, evidence: Sequence[Evidence]) -> Iterator[Annotation]:
+        for item in evidence:
+            text = item.examples[0].text
+            yield Annotation(
+                latent=item.latent, label=text[:12], description=None, confidence=0.5, reason=None, failure=None,
+                category=self.codes[int(fingerprint(text), 16) % len(self.codes)], annotator=self.name,
+                key=annotation_key(self, item),
+            )  # fmt: skip
+
+
+class Recorder(Reporter):
+    """Remembers how often every stage reported; ``stop`` raises in the middle of one."""
+
+    def __init__(self, stop: str | None = None, at: int = 0) -> None:
+        self.calls: dict[str, list[int]] = {}
+        self.stop, self.at = stop, at
+
+    @contextmanager
+    def task(self, title: str, *, unit: str = "") -> Iterator[Advance]:
+        own = self.calls.setdefault(title, [])
+
+        def advance(done: int, total: int) -> None:
+            own.append(done)
+            if self.stop and title.startswith(self.stop) and done >= self.at:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    def work(self) -> set[str]:
+        """Stages that harvested or trained."""
+        return {t for t in self.calls if t.startswith(("Activations", "Null control: base", "Training", "Answers"))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """No PDF and no sentence encoder: they have tests of their own, and test_everything_real below."""
+    import sys
+
+    module = sys.modules["modeldiff_eval.diff"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "render", partial(module.render, formats=("md",)))
+        patch.setattr(analysis, "get_annotator", lambda *_, **__: ByHash())
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", documents=120, seed=5)
+
+
+@pytest.fixture(scope="module")
+def options(text: Path) -> dict[str, Any]:
+    return {
+        "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": 64, "k": 4, "steps": STEPS, "batch": 256,
+        "null_tokens": 1000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that the runs of this module share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(tmp_path: Path, shared: Path, options: dict[str, Any]) -> Runner:
+    def call(base: Path, tuned: Path, name: str = "run", **more: Any) -> Any:
+        anchor = more.pop("anchor", None)
+        own = {"out": tmp_path / name, "cache": shared} | options | more
+        return diff(str(base), str(tuned), anchor=str(anchor) if anchor else None, **own)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def direct(
+    base_model: Path,
+    tuned_model: Path,
+    options: dict[str, Any],
+    shared: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
+    """The plain comparison, made once."""
+    return diff(str(base_model), str(tuned_model), out=tmp_path_factory.mktemp("direct"), cache=shared, **options)
+
+
+def findings(card: Card) -> dict[str, Any]:
+    """What a card says, without its time and how its models and files are called."""
+    drop = {"created", "title", "models", "provenance", "crosscoders", "caveats"}
+    return {name: value for name, value in card.model_dump().items() if name not in drop}
+
+
+def but_for_created(card: Card) -> dict[str, Any]:
+    return card.model_dump(exclude={"created"})
+
+
+def notes(run: Any) -> dict[str, Any]:
+    return json.loads((run.out / "run.json").read_text())
+
+
+def test_a_direct_run_writes_everything(direct: Any, base_model: Path) -> None:
+    names = {str(p.relative_to(direct.out)) for p in direct.out.rglob("*") if p.is_file()}
+    wanted = {"card.json", "card.md", "card.csv", "run.json", "annotations.jsonl"}
+    wanted |= {"latents.parquet", "examples.parquet", "evidence.parquet"}
+    wanted |= {f"crosscoders/base--tuned/{kind}/cfg.json" for kind in ("native", "jumprelu")}
+    assert wanted <= names
+    assert not [name for name in names if "partial" in name]
+    card = Card.model_validate_json((direct.out / "card.json").read_text())
+    assert card == direct.card
+    assert (card.mode, card.models.anchor, card.models.base.id) == ("direct", None, "tiny-base")
+    assert str(base_model.parent) not in card.to_json()
+    assert notes(direct)["trained"] == ["(base, tuned)"]
+
+
+def test_the_run_holds_what_the_table_holds(direct: Any) -> None:
+    table = pd.read_parquet(direct.out / "latents.parquet")
+    assert len(table) == len(direct.latents) == 2 * 64
+    pd.testing.assert_frame_equal(table, direct.latents, check_dtype=False)
+    (info,) = direct.card.crosscoders
+    assert (info.first, info.second, info.n_latents, info.k, info.layer) == ("base", "tuned", 64, 4, 1)
+    assert 0.2 < info.fve_first <= 1
+    assert 0.2 < info.fve_second <= 1
+    assert 2 <= info.l0 <= 6
+    for side, counts in (("base", direct.card.latents.base), ("tuned", direct.card.latents.tuned)):
+        assert counts.specific == int(table.loc[table["model"] == side, "specific"].sum())
+    shown = {(latent.model, latent.latent) for latent in direct.card.top_latents}
+    assert shown
+    assert all(latent.examples for latent in direct.card.top_latents)
+    assert direct.card.coverage is not None
+    assert direct.card.provenance.tokens == sum(row["tokens"] for row in direct.card.coverage.languages)
+
+
+def test_a_perturbed_model_moves_activations(direct: Any) -> None:
+    shift = direct.latents.loc[direct.latents["model"] == "base", "shift"]
+    assert shift.abs().max() > 0.05
+    assert any(row.activation and row.activation.change.value for row in direct.card.classes)
+
+
+def test_a_second_run_does_nothing_twice_and_says_the_same(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "forward_rows", None)
+    monkeypatch.setattr("modeldiff_eval.workspace.train", None)
+    monkeypatch.setattr("modeldiff_eval.models.load", None)
+    recorder = Recorder()
+    again = run(base_model, tuned_model, reporter=recorder)
+    assert recorder.work() == set()
+    assert notes(again)["trained"] == []
+    assert but_for_created(again.card) == but_for_created(direct.card)
+    pd.testing.assert_frame_equal(again.latents, direct.latents)
+
+
+def test_the_time_stamp_can_be_given(run: Runner, base_model: Path, tuned_model: Path) -> None:
+    cards = [run(base_model, tuned_model, name, created="2026-01-02T03:04:05Z").out / "card.json" for name in "ab"]
+    assert cards[0].read_bytes() == cards[1].read_bytes()
+
+
+def test_a_model_against_itself_changes_nothing(run: Runner, base_model: Path) -> None:
+    same = run(base_model, base_model)
+    card, table = same.card, same.latents
+    assert card.latents.base.specific == card.latents.tuned.specific == 0
+    shift = table[["shift", "shift_low", "shift_high"]].dropna()
+    assert len(shift) > 40
+    assert (shift == 0).to_numpy().all()
+    assert table["delta_norm"].dropna().eq(0.5).all()
+    measured = 0
+    for row in (*card.classes, *card.categories):
+        assert row.verdict in ("unclear", "not covered")
+        if row.activation is not None:
+            assert row.activation.verdict in ("unclear", "not covered")
+            change = row.activation.change
+            assert {change.value, change.low, change.high} in ({0.0}, {None})
+            measured += change.value == 0
+    assert measured >= 3
+    np.testing.assert_allclose(table["nu_error"].dropna(), 1.0, atol=1e-6)
+    assert "No latent is specific" in card.headline
+
+
+def test_an_anchored_run_reuses_the_shared_crosscoder(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, merged_model: Path
+) -> None:
+    """(base, tuned) of the direct run is (anchor, base) here; only (anchor, tuned) is new, and then nothing."""
+    first = run(tuned_model, merged_model, "first", anchor=base_model)
+    assert notes(first)["trained"] == ["(anchor, tuned)"]
+    card = first.card
+    assert card.mode == "anchored"
+    assert card.models.anchor is not None
+    assert [(c.first, c.second) for c in card.crosscoders] == [("anchor", "base"), ("anchor", "tuned")]
+    assert set(first.latents["crosscoder"]) == {"anchor--base", "anchor--tuned"}
+    assert (first.out / "crosscoders" / "anchor--tuned" / "native" / "cfg.json").exists()
+    assert any("anchored design" in caveat for caveat in card.caveats)
+    recorder = Recorder()
+    second = run(tuned_model, merged_model, "second", anchor=base_model, reporter=recorder)
+    assert recorder.work() == set()
+    assert but_for_created(second.card) == but_for_created(card)
+
+
+def test_two_anchored_runs_train_the_shared_crosscoder_once(
+    run: Runner, base_model: Path, tuned_model: Path, merged_model: Path, tmp_path: Path
+) -> None:
+    other = perturbed(base_model, tmp_path / "other", seed=8)
+    cache = tmp_path / "fresh"
+    first = run(tuned_model, merged_model, "first", anchor=base_model, cache=cache)
+    second = run(tuned_model, other, "second", anchor=base_model, cache=cache)
+    assert notes(first)["trained"] == ["(anchor, base)", "(anchor, tuned)"]
+    assert notes(second)["trained"] == ["(anchor, tuned)"]
+    assert len([p for p in (cache / "crosscoders").iterdir() if p.is_dir()]) == 3
+    assert first.card.crosscoders[0] == second.card.crosscoders[0]
+
+
+def test_an_adapter_and_its_merged_checkpoint_give_the_same_findings(
+    run: Runner, base_model: Path, adapter: Path, merged_model: Path
+) -> None:
+    one = run(base_model, adapter, "adapter", title="t")
+    two = run(base_model, merged_model, "merged", title="t")
+    assert notes(one)["trained"] == notes(two)["trained"] == ["(base, tuned)"]
+    assert findings(one.card) == findings(two.card)
+    pd.testing.assert_frame_equal(one.latents, two.latents)
+    assert (one.card.models.tuned.adapter, two.card.models.tuned.adapter) == ("tiny-lora", None)
+    assert one.card.models.tuned.id == one.card.models.base.id
+
+
+@pytest.mark.parametrize("kind", ["native", "jumprelu"])
+def test_a_crosscoder_loaded_back_gives_the_same_findings(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, kind: str
+) -> None:
+    folder = direct.out / "crosscoders" / "base--tuned" / kind
+    loaded = run(base_model, tuned_model, crosscoder=(str(folder),))
+    assert notes(loaded)["trained"] == []
+    (info,), (trained,) = loaded.card.crosscoders, direct.card.crosscoders
+    assert info.source == f"loaded from {kind}"
+    assert info.fve_first == pytest.approx(trained.fve_first, abs=1e-5)
+    assert info.l0 == pytest.approx(trained.l0, rel=1e-4)
+    ours, theirs = loaded.latents, direct.latents
+    for column in ("specific", "category", "firings"):
+        assert ours[column].equals(theirs[column])
+    for column in ("nu_error", "nu_error_low", "nu_reconstruction", "delta_norm", "shift", "shift_high"):
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-3, atol=1e-4)
+    for row, other in zip(loaded.card.classes, direct.card.classes, strict=True):
+        assert (row.code, row.verdict, row.covered) == (other.code, other.verdict, other.covered)
+        assert (row.activation and row.activation.verdict) == (other.activation and other.activation.verdict)
+
+
+def test_crosscoders_that_do_not_fit(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, merged_model: Path, tmp_path: Path
+) -> None:
+    folder = str(direct.out / "crosscoders" / "base--tuned")
+    wide = [save_model(tmp_path / f"wide{seed}", seed=seed, width=48) for seed in (0, 1)]
+    with pytest.raises(CrosscoderError, match="trained on models of width 32; these have 48"):
+        run(*wide, crosscoder=(folder,), null_tokens=0)
+    with pytest.raises(SettingsError, match=r"given 2 times; this design needs one"):
+        run(base_model, tuned_model, crosscoder=(folder, folder))
+    with pytest.raises(SettingsError, match=r"given 1 times; this design needs two"):
+        run(tuned_model, merged_model, anchor=base_model, crosscoder=(folder,))
+    with pytest.raises(CrosscoderError, match=r"has no cfg\.json"):
+        run(base_model, tuned_model, crosscoder=(str(tmp_path / "absent"),))
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"), [("Activations of tuned", 4000), ("Training", STEPS // 2), ("Null control: base", 500)]
+)
+def test_an_interrupted_run_resumes_and_says_the_same(
+    run: Runner,
+    direct: Any,
+    base_model: Path,
+    tuned_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    at: int,
+) -> None:
+    monkeypatch.setattr(activations, "BLOCK_BYTES", 1024 * 32 * 4)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    cache = tmp_path / "own"
+    cut = Recorder(stage, at)
+    with pytest.raises(KeyboardInterrupt):
+        run(base_model, tuned_model, cache=cache, reporter=cut)
+    assert not (tmp_path / "run" / "card.json").exists()
+    rest = Recorder()
+    whole = run(base_model, tuned_model, cache=cache, reporter=rest)
+    assert but_for_created(whole.card) == but_for_created(direct.card)
+    if stage == "Training":
+        (own,) = (calls for title, calls in rest.calls.items() if title.startswith("Training"))
+        assert own[0] > STEPS // 2 - 1
+        assert not any(title.startswith("Activations") for title in rest.calls)
+    else:
+        assert "Activations of base" not in rest.calls
+        (own,) = (calls for title, calls in rest.calls.items() if title.startswith(stage))
+        assert own
+
+
+def test_a_resumed_harvest_reports_only_what_is_left(
+    run: Runner, base_model: Path, tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "BLOCK_BYTES", 1024 * 32 * 4)
+    monkeypatch.setattr("modeldiff_eval.activations.harvest.__kwdefaults__", None, raising=False)
+    cut, rest = Recorder("Activations of base", 12_000), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        run(base_model, tuned_model, cache=tmp_path / "own", reporter=cut)
+    run(base_model, tuned_model, cache=tmp_path / "own", reporter=rest)
+    (title,) = (t for t in rest.calls if t == "Activations of base")
+    total = cut.calls[title][-1]
+    assert rest.calls[title][-1] >= total
+
+
+def test_pairs_that_cannot_be_compared_cost_nothing(run: Runner, base_model: Path, tmp_path: Path) -> None:
+    deep = save_model(tmp_path / "deep", seed=0, layers=4)
+    with pytest.raises(MismatchedModelsError, match="layers 3"):
+        run(base_model, deep, cache=tmp_path / "own")
+    assert not (tmp_path / "own").exists()
+    with pytest.raises(SettingsError, match=r"--layer 3 is out of range"):
+        run(base_model, base_model, layer=3)
+
+
+def test_an_unwritable_output_stops_before_any_work(run: Runner, base_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="--out"):
+        run(base_model, base_model, out=tmp_path / "file", cache=tmp_path / "own")
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_failed_run_leaves_the_old_card(run: Runner, direct: Any, base_model: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in direct.out.rglob("*") if p.is_file()}
+    deep = save_model(tmp_path / "deep", seed=0, layers=4)
+    with pytest.raises(MismatchedModelsError):
+        run(base_model, deep, out=direct.out)
+    assert {p: p.read_bytes() for p in direct.out.rglob("*") if p.is_file()} == before
+
+
+def test_models_in_memory(run: Runner, direct: Any, base_model: Path, tuned_model: Path) -> None:
+    """A caller's own model and tokenizer take the place of the tuned folder."""
+    from tiny_lm import tiny_tokenizer
+    from tiny_pair import load_model
+
+    loaded = run(base_model, tuned_model, tuned_loaded=(load_model(tuned_model), tiny_tokenizer()))
+    assert findings(loaded.card) == findings(direct.card)
+
+
+def test_unknown_options_are_refused(base_model: Path) -> None:
+    with pytest.raises(SettingsError, match="Did you mean 'latents'"):
+        diff(str(base_model), str(base_model), latent=5)
+
+
+@pytest.mark.slow
+def test_everything_real(
+    base_model: Path, tuned_model: Path, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence encoder, the HTML, rollouts of the packaged prompts and a benchmark, through the same call."""
+    monkeypatch.undo()
+    more = {"rollouts": 30, "rollout_tokens": 8, "tasks": ("mdx_format",), "task_limit": 6}
+    made = diff(str(base_model), str(tuned_model), out=tmp_path / "run", cache=tmp_path / "cache", **options | more)
+    again = diff(str(base_model), str(tuned_model), out=tmp_path / "two", cache=tmp_path / "cache", **options | more)
+    assert but_for_created(made.card) == but_for_created(again.card)
+    assert made.card.benchmarks
+    assert made.card.coverage is not None
+    assert len([row for row in made.card.coverage.categories if row["category"] != "not stated"]) >= 30
