@@ -97,7 +97,7 @@ def harvest(
 
     Args:
         batch_tokens: padded tokens in one forward pass.
-        on_progress: called with (tokens done, tokens in all).
+        on_progress: called with (further tokens done, tokens in all), first with those that an interrupted run kept.
 
     Raises:
         ActivationsError: a row holds NaN or infinity.
@@ -127,6 +127,8 @@ def _harvest_into(
     rows_path, log_path, norms_path = folder / "rows.bin", folder / "progress.txt", folder / "norms.partial.npy"
     done = int(log_path.read_text()) if log_path.exists() and rows_path.exists() and norms_path.exists() else 0
     norms = np.lib.format.open_memmap(norms_path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
+    if done and on_progress:
+        on_progress(int(corpus.sequences[edges[done - 1][1] - 1, 1]), corpus.tokens)
     with rows_path.open("r+b" if done else "wb") as file:
         for number, (first, end) in enumerate(edges):
             if number < done:

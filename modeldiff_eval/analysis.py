@@ -77,7 +77,7 @@ def measure_pair(
     with work.reporter.task(f"Examples {title}"):
         windows = measure.windows(pair.crosscoder, pair.rows, peaks, corpus.sequences, kept.rows, radius=RADIUS)
     evidence = _evidence(work, corpus, peaks, windows)
-    annotations = _annotate(work, evidence, out / "annotations.jsonl")
+    annotations = _annotate(work, evidence, _background(work, corpus), out / "annotations.jsonl")
     return Measured(
         pair, nu, delta_norm(pair.crosscoder.decoder_norms()).double().numpy(), firings, firings / len(kept.rows), peaks, windows,
         annotations, {item.latent: item for item in evidence},
@@ -125,19 +125,29 @@ def _evidence(
                     tokens=[decoder.one(int(token)) for token in ids],
                     activations=[round(float(a), 3) for a in window.activations],
                     context=contexts[span],
-                    document=str(corpus.documents["id"][peak.document]),
+                    document=str(corpus.documents["group"][peak.document]),
                 )
             )
         out.append(Evidence(latent=latent, examples=excerpts))
     return out
 
 
-def _annotate(work: Workspace, evidence: list[Evidence], path: Path) -> dict[int, Annotation]:
-    from modeldiff_eval.annotate_offline import background_of
+def _background(work: Workspace, corpus: TokenCorpus, *, passages: int = 800) -> list[str]:
+    """Passages drawn at random from the corpus: what ordinary text looks like here, whatever the latents."""
+    rng = np.random.default_rng([work.settings.seed, 51])
+    decoder = _Decoder(work.tokenizer)
+    out = []
+    for index in rng.choice(len(corpus.sequences), size=min(passages, len(corpus.sequences)), replace=False):
+        begin, end, _ = (int(x) for x in corpus.sequences[index])
+        first, stop = context_span(int(rng.integers(end - begin)), end - begin)
+        out.append(decoder.text(corpus.ids[begin + first : begin + stop]))
+    return out
 
+
+def _annotate(work: Workspace, evidence: list[Evidence], background: list[str], path: Path) -> dict[int, Annotation]:
     settings = work.settings
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
-    options: dict[str, Any] = {"background": background_of(evidence)} if settings.annotator == "offline" else {}
+    options: dict[str, Any] = {"background": background} if settings.annotator == "offline" else {}
     try:
         annotator = get_annotator(settings.annotator, taxonomy, **options)
     except MissingDependencyError as error:
@@ -246,10 +256,12 @@ def group_shifts(
         with np.errstate(invalid="ignore"):
             bounds = 100 * np.maximum(np.abs(ratio.low - 1), np.abs(ratio.high - 1))
         size = [float(bound) if np.isfinite(bound) else None for bound in bounds]
-    return class_activation_shift(
+    changes = class_activation_shift(
         shift.mass[0] @ onto, shift.mass[1] @ onto, size,
         n_latents=[int((label == i).sum()) for i in range(len(groups))], draws=draws, rng=np.random.default_rng([seed, 23, int(classes)]),
     )  # fmt: skip
+    # The bootstrap resampled blocks of documents; the card counts the documents in them.
+    return [change.model_copy(update={"n_documents": shift.documents}) for change in changes]
 
 
 @dataclass(frozen=True)

@@ -208,8 +208,10 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
         )
         said = f"No latent is specific to either model by the thresholds{near}, so class shares cannot be compared."
     if moved:
-        parts = [f"{row.name} {_percent(row.activation.change)}" for row in moved if row.activation]
-        return f"{said} On the same tokens the activation of {len(moved)} of {len(classes)} classes changed: {'; '.join(parts)}."
+        parts = [f"{row.name} {_percent(row.activation.change)}" for row in moved[:3] if row.activation]
+        largest = ", most of all" if len(moved) > len(parts) else ""
+        count = f"{len(moved)} of {len(classes)} classes"
+        return f"{said} On the same tokens the activation of {count} changed{largest}: {'; '.join(parts)}."
     if any(row.activation and row.activation.change.value is not None for row in classes):
         return f"{said} On the same tokens no class's activation changed beyond what numerical noise does."
     return said

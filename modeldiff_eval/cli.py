@@ -126,7 +126,8 @@ def run(
     flags: dict[str, Any] = {
         "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method,
         "crosscoder": tuple(crosscoder or ()) or None, "corpus": tuple(corpus or ()) or None,
-        "tokens": tokens, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds, "annotator": annotator, "annotate_top": annotate_top,
+        "tokens": tokens, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
+        "annotator": annotator, "annotate_top": annotate_top,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "device": device, "dtype": dtype,
         "trust_remote_code": trust_remote_code or None, "title": title, "tasks": tuple(tasks.split(",")) if tasks else None,
@@ -181,6 +182,7 @@ def _hush() -> None:
     import warnings
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -410,6 +412,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     click_exception: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         code = app(args=argv, standalone_mode=False, prog_name="modeldiff-eval")
+        if code == 130:  # Typer turns Ctrl-C into this exit code without a word.
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except ModelDiffError as error:
         _fail(str(error), error.exit_code)

@@ -256,7 +256,7 @@ def weak_rows(card: Card) -> list[Weak]:
     for row in card.classes:
         change = row.activation
         if change is not None and change.verdict == "unclear" and change.change.value is not None:
-            n_seen = f"{number(change.n_latents, 0)} latents, {number(change.n_documents, 0)} blocks of documents"
+            n_seen = f"{number(change.n_latents, 0)} latents, {number(change.n_documents, 0)} documents"
             null = "not listed" if change.null_size is None else f"null \u00b1{number(change.null_size)} %"
             value = f"{number(change.change.value, signed=True)} %"
             name = f"{row.code} {row.name}"

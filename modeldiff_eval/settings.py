@@ -48,7 +48,7 @@ class Settings(Record):
     rollout_tokens: int = Field(64, ge=1)
     latents: int = Field(4096, ge=2)
     k: int = Field(32, ge=1)
-    steps: int = Field(600, ge=1)
+    steps: int = Field(400, ge=1)
     batch: int = Field(2048, ge=1)
     lr: float = Field(1e-3, gt=0)
     thresholds: Thresholds = Thresholds()
@@ -74,7 +74,7 @@ class Settings(Record):
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
-        "latents": 4096, "k": 32, "steps": 600, "batch": 2048, "lr": 1e-3, "tokens": 200_000, "rollouts": 128,
+        "latents": 4096, "k": 32, "steps": 400, "batch": 2048, "lr": 1e-3, "tokens": 200_000, "rollouts": 128,
         "tasks": ("modeldiff_smoke",),
     },
     "standard": {
