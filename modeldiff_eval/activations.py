@@ -73,6 +73,11 @@ def check_layer(layer: int, n_layers: int) -> int:
     return layer
 
 
+def default_batch_tokens(device: torch.device) -> int:
+    """Padded tokens in a forward pass: small on a CPU, whose caches they then fit (half as fast again as 4,096)."""
+    return 512 if device.type == "cpu" else 8192
+
+
 def harvest_key(corpus: TokenCorpus, source_key: str, layer: int, dtype: torch.dtype) -> str:
     """What a harvest depends on."""
     return fingerprint([FORMAT_VERSION, corpus.key, source_key, layer, str(dtype)])
@@ -90,13 +95,13 @@ def harvest(
     *,
     layer: int,
     cache: Path,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     on_progress: Progress | None = None,
 ) -> Activations:
     """Run the model up to block ``layer`` over the corpus, or resume, or reuse.
 
     Args:
-        batch_tokens: padded tokens in one forward pass.
+        batch_tokens: padded tokens in one forward pass; by default :func:`default_batch_tokens`.
         on_progress: called with (further tokens done, tokens in all), first with those that an interrupted run kept.
 
     Raises:
@@ -106,7 +111,8 @@ def harvest(
     check_layer(layer, loaded.n_layers)
     key = harvest_key(corpus, loaded.source.key, layer, loaded.dtype)
     folder = cache / "activations" / key
-    once(folder, lambda partial: _harvest_into(partial, loaded, corpus, layer, batch_tokens, on_progress))
+    size = batch_tokens or default_batch_tokens(loaded.device)
+    once(folder, lambda partial: _harvest_into(partial, loaded, corpus, layer, size, on_progress))
     return _open(folder)
 
 
@@ -246,9 +252,10 @@ def split_rows(corpus: TokenCorpus, kept: Kept) -> tuple[Int[Tensor, " train"], 
     return kept.rows[~heldout], kept.rows[heldout]
 
 
-def truncated_forward_rate(loaded: Loaded, corpus: TokenCorpus, *, layer: int, batch_tokens: int = 4096) -> float:
+def truncated_forward_rate(loaded: Loaded, corpus: TokenCorpus, *, layer: int) -> float:
     """Tokens a second of the bare truncated forward pass: the yardstick of the harvest's overhead."""
     start = time.perf_counter()
-    for _ in forward_rows(loaded, corpus, corpus.sequences, layer=layer, batch_tokens=batch_tokens):
+    size = default_batch_tokens(loaded.device)
+    for _ in forward_rows(loaded, corpus, corpus.sequences, layer=layer, batch_tokens=size):
         pass
     return corpus.tokens / (time.perf_counter() - start)

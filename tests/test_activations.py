@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from tiny_pair import load_model, save_model
+from tiny_pair import load_model
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import models
@@ -294,24 +294,3 @@ def test_a_model_of_another_family_is_harvested_alike(tmp_path: Path, small_corp
     corpus = tokenise([str(small_corpus)], loaded.tokenizer, template=None, cache=tmp_path, max_length=64)
     found = acts.harvest(loaded, corpus, layer=LAYER, cache=tmp_path)
     torch.testing.assert_close(found.mapped(), hidden_states(folder, corpus, LAYER), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_the_harvest_keeps_up_with_the_bare_forward_pass(tmp_path: Path) -> None:
-    """Target: at least 0.9 of the truncated forward's rate, on a model big enough for its arithmetic to count."""
-    import time
-
-    from tiny_pair import save_corpus
-
-    folder = save_model(tmp_path / "wide", seed=0, layers=4, width=512)
-    loaded = models.load(models.resolve(str(folder)), device=torch.device("cpu"), dtype=torch.float32, cache=tmp_path)
-    text = save_corpus(tmp_path / "text.jsonl", documents=200, seed=0)
-    corpus = tokenise([str(text)], loaded.tokenizer, template=None, cache=tmp_path)
-    acts.truncated_forward_rate(loaded, corpus, layer=2)
-    shares = []
-    for number in range(3):
-        bare = acts.truncated_forward_rate(loaded, corpus, layer=2)
-        start = time.perf_counter()
-        acts.harvest(loaded, corpus, layer=2, cache=tmp_path / str(number))
-        shares.append(corpus.tokens / (time.perf_counter() - start) / bare)
-    assert max(shares) >= 0.9

