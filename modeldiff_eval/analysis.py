@@ -16,14 +16,14 @@ from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import Crosscoder, delta_norm
 from modeldiff_eval.errors import MissingDependencyError
 from modeldiff_eval.families import families
-from modeldiff_eval.stats_bootstrap import bootstrap_ratio, class_activation_shift
+from modeldiff_eval.records import ActivationChange, Estimate
+from modeldiff_eval.stats_bootstrap import bootstrap_ratio, class_activation_shift, two_way_ratio
 from modeldiff_eval.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from modeldiff_eval.records import ActivationChange
     from modeldiff_eval.workspace import Pair, Workspace
 
 RADIUS = 24
@@ -237,7 +237,11 @@ def _null_mass(
 def group_shifts(
     shift: Shift, annotations: dict[int, Annotation], groups: list[str], *, classes: bool, draws: int, seed: int
 ) -> list[ActivationChange]:
-    """Activation change of every class or category from all its latents, judged against the null control."""
+    """Activation change of every class or category from all its latents, judged against the null control.
+
+    The interval is over documents and over the class's latents (decision 007); a change whose interval holds 0 is
+    unclear, whatever its p over documents.
+    """
     label = np.full(shift.mass.shape[2], -1)
     index = {code: i for i, code in enumerate(groups)}
     for latent, annotation in annotations.items():
@@ -260,8 +264,26 @@ def group_shifts(
         shift.mass[0] @ onto, shift.mass[1] @ onto, size,
         n_latents=[int((label == i).sum()) for i in range(len(groups))], draws=draws, rng=np.random.default_rng([seed, 23, int(classes)]),
     )  # fmt: skip
-    # The bootstrap resampled blocks of documents; the card counts the documents in them.
-    return [change.model_copy(update={"n_documents": shift.documents}) for change in changes]
+    rng = np.random.default_rng([seed, 24, int(classes)])
+    return [
+        _two_way(change, shift.mass[:, :, label == group], shift.documents, rng) for group, change in enumerate(changes)
+    ]
+
+
+def _two_way(
+    change: ActivationChange, mass: NDArray[np.float64], documents: int, rng: np.random.Generator
+) -> ActivationChange:
+    """Widen the interval to documents × latents, and count documents instead of the blocks they were dealt into."""
+    value = change.change.value
+    ratio = two_way_ratio(mass[0], mass[1], draws=SHIFT_DRAWS, rng=rng)
+    low, high = (100 * (bound - 1) for bound in ratio)
+    if value is None or not (np.isfinite(low) and np.isfinite(high)):
+        return change.model_copy(update={"n_documents": documents})
+    interval = Estimate(value=value, low=min(low, value), high=max(high, value))
+    clear = low > 0 or high < 0
+    return change.model_copy(
+        update={"change": interval, "n_documents": documents, "verdict": change.verdict if clear else "unclear"}
+    )
 
 
 @dataclass(frozen=True)

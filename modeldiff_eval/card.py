@@ -338,8 +338,10 @@ def _caveats(
         out.append("Class shares are not defined where a side has no annotated specific latent; they are null, not 0.")
     if any(row.activation for row in rows["classes"]):
         out.append(
-            "Activation change: both models encoded alone on the same held-out tokens; interval over documents, adjusted by step-down max-T over the "
-            "classes, and a verdict only beyond what the base in another precision shows. Classes hold every live latent that was named; a change "
+            "Activation change: both models encoded alone on the same held-out tokens; interval over documents and over the class's latents, p over "
+            "documents adjusted by step-down max-T over the classes, and a verdict only where the interval excludes 0 and the change exceeds "
+            "what the base in another precision shows. One dictionary and one set of names: another training can move a class. "
+            "Classes hold every live latent that was named; a change "
             "says that these latents fire more or less, not that the model got better or worse."
         )
     if settings.annotator == "offline":

@@ -180,6 +180,31 @@ def class_activation_shift(
     return out
 
 
+def two_way_ratio(base: ArrayLike, tuned: ArrayLike, *, draws: int, rng: np.random.Generator) -> tuple[float, float]:
+    """95 % bounds of ``sum(tuned) / sum(base)`` when documents and latents are both a sample.
+
+    A Bayesian bootstrap (exponential weights) over rows and columns at once, so a class whose change hangs on a few of
+    its latents gets a wide interval: another dictionary, or other names, would have put other latents there.
+
+    Args:
+        base: activation mass [documents, latents], not negative.
+        tuned: the same for tuned.
+
+    Returns:
+        Low and high; NaN where base has no mass.
+    """
+    bottom, top = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
+    if bottom.sum() <= 0:
+        return np.nan, np.nan
+    rows = rng.standard_exponential((draws, bottom.shape[0]))
+    columns = rng.standard_exponential((draws, bottom.shape[1]))
+    numerator = ((rows @ top) * columns).sum(axis=1)
+    denominator = ((rows @ bottom) * columns).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.quantile(numerator / denominator, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def _flip_test(difference: FloatArray, *, draws: int, rng: np.random.Generator) -> FloatArray:
     """Step-down max-T p [groups] from joint sign flips of rows [documents, groups]; 1 where nothing differs."""
     scale = np.sqrt(np.square(difference).sum(axis=0))

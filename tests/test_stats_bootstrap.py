@@ -16,6 +16,7 @@ from modeldiff_eval.stats_bootstrap import (
     class_activation_shift,
     paired_bootstrap,
     sign_flip_p,
+    two_way_ratio,
 )
 
 
@@ -179,3 +180,28 @@ def test_no_mass_is_undefined() -> None:
     silent, new = class_activation_shift(mass, tuned, [0.0, 0.0], n_latents=[0, 1], draws=300, rng=rng())
     assert (silent.change.value, silent.p_adjusted, silent.verdict, silent.n_documents) == (None, None, "unclear", 0)
     assert (new.change.value, new.verdict, new.n_documents) == (None, "unclear", 10)
+
+
+def test_two_way_interval_is_exact_for_identical_masses_and_wide_when_few_latents_decide() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.gamma(2.0, size=(60, 40))
+    assert two_way_ratio(base, base, draws=200, rng=rng) == (1.0, 1.0)
+    everywhere = two_way_ratio(base, base * 1.2, draws=500, rng=rng)
+    assert everywhere == pytest.approx((1.2, 1.2))
+    one = base.copy()
+    one[:, 0] *= 9  # the same total change, all of it in one latent
+    low, high = two_way_ratio(base, one, draws=2000, rng=rng)
+    assert low < 1.05 < one.sum() / base.sum() < high
+    assert np.isnan(two_way_ratio(base * 0, base, draws=100, rng=rng)).all()
+
+
+def test_two_way_interval_covers_when_latents_differ() -> None:
+    """Latents with effects of their own, drawn anew each time: the interval over documents alone would miss the truth."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(150):
+        base = rng.gamma(2.0, size=(50, 40))
+        tuned = base * rng.lognormal(-0.125, 0.5, size=40)  # mean effect 1
+        low, high = two_way_ratio(base, tuned, draws=300, rng=rng)
+        hits += low <= 1.0 <= high
+    assert hits >= 0.85 * 150
