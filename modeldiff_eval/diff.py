@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import resource as usage
 import sys
 import time
@@ -25,6 +26,7 @@ import numpy as np
 from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis
 from modeldiff_eval import workspace as ws
+from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.errors import EvidenceError
@@ -33,7 +35,7 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import BenchmarkRow, Card, Models
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.settings import Settings, make_settings
-from modeldiff_eval.store import cache_dir, require_writable, write_json
+from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -104,6 +106,9 @@ def diff(
         ws.crosscoder_for(work, corpus, kept, rows, *pair, path, out) for pair, path in zip(pairs, given, strict=True)
     ]
     ws.timed(work, "crosscoders", start)
+    key = _findings_key(work, corpus, coders)
+    if finished := _finished(out, key):
+        return finished
 
     # Latents: which are specific, how they shift, what they are called.
     start = time.monotonic()
@@ -158,7 +163,7 @@ def diff(
         versions=_versions(),
         created=created,
     )
-    return _write(work, card, table, measured, outside, out, started)
+    return _write(work, card, table, measured, outside, out, key, started)
 
 
 def _loaded(settings: Settings, tuned: tuple[Any, Any] | None) -> dict[str, Loaded]:
@@ -260,6 +265,38 @@ def _corpus_caveats(settings: Settings, corpus: TokenCorpus, kept: acts.Kept, co
     return out
 
 
+def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[ws.Pair]) -> str:
+    """What everything after the crosscoders depends on."""
+    settings = work.settings
+    files = [settings.taxonomy, settings.arena, settings.arena_style]
+    outside = [file_hash(Path(name)) for name in files if name]
+    if settings.benchmarks:
+        results = sorted(Path(settings.benchmarks).rglob("*.json*"))
+        outside += [file_hash(path) for path in results if path.is_file()]
+    weights = [fingerprint([coder.info.model_dump(), coder.crosscoder.W_dec.sum().item()]) for coder in coders]
+    models = {role: source.key for role, source in work.sources.items()}
+    return fingerprint(
+        [__version__, settings.model_dump(), models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
+    )
+
+
+def _finished(out: Path, key: str) -> Run | None:
+    """The run that is in ``out`` already, if it is this very one and whole: nothing is repeated then."""
+    import pandas as pd
+
+    try:
+        notes = json.loads((out / "run.json").read_text())
+        done = notes["findings"] == key
+        paths = {name: out / file if file else None for name, file in notes["files"].items()}
+        card = Card.model_validate_json((out / "card.json").read_text()) if done else None
+        table = pd.read_parquet(out / "latents.parquet") if done else None
+    except (OSError, ValueError, KeyError):
+        return None
+    if card is None or table is None or not all(path is None or path.exists() for path in paths.values()):
+        return None
+    return Run(card, table, out, paths)
+
+
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy", "lm-eval")}
 
@@ -271,6 +308,7 @@ def _write(
     measured: list[analysis.Measured],
     outside: Outside,
     out: Path,
+    key: str,
     started: float,
 ) -> Run:
     import pandas as pd
@@ -289,9 +327,12 @@ def _write(
     write_json(
         out / "run.json",
         {
-            "settings": work.settings.model_dump(), "layer": work.layer, "device": str(work.pool.device), "dtype": str(work.pool.dtype),
+            "findings": key, "files": {name: path.name if path else None for name, path in paths.items()},
+            "settings": work.settings.model_dump(), "layer": work.layer,
+            "device": str(work.pool.device), "dtype": str(work.pool.dtype),
             "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,
-            "durations_s": {**work.durations, "total": round(time.monotonic() - started, 2)}, "peak_memory_bytes": peak, "argv": sys.argv[1:],
+            "durations_s": {**work.durations, "total": round(time.monotonic() - started, 2)},
+            "peak_memory_bytes": peak, "argv": sys.argv[1:],
         },
     )  # fmt: skip
     return Run(card, table, out, paths)

@@ -391,3 +391,25 @@ def test_everything_real(
     assert made.card.benchmarks
     assert made.card.coverage is not None
     assert len([row for row in made.card.coverage.categories if row["category"] != "not stated"]) >= 30
+
+
+def test_the_same_run_in_the_same_folder_is_read_not_made_again(
+    base_model: Path, tuned_model: Path, small_corpus: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "corpus": (str(small_corpus),), "rollouts": 0, "latents": 16, "k": 2, "steps": 5, "batch": 128,
+        "tasks": (), "null_tokens": 0, "draws": 200, "annotate_top": 2, "max_length": 64,
+    }  # fmt: skip
+    pair = (str(base_model), str(tuned_model))
+    first = diff(*pair, out=tmp_path / "out", cache=tmp_path / "cache", **options)
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.*")}
+    again = diff(*pair, out=tmp_path / "out", cache=tmp_path / "cache", **options)
+    a, b = again.card.model_dump(), first.card.model_dump()
+    assert [name for name in a if a[name] != b[name]] == []
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.*")} == written
+    other = diff(*pair, out=tmp_path / "out", cache=tmp_path / "cache", **options | {"annotate_top": 3})
+    assert other.card != first.card
+    (tmp_path / "out" / "card.json").unlink()
+    mended = diff(*pair, out=tmp_path / "out", cache=tmp_path / "cache", **options | {"annotate_top": 3})
+    assert (tmp_path / "out" / "card.json").exists()
+    assert mended.card.model_copy(update={"created": ""}) == other.card.model_copy(update={"created": ""})

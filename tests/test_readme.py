@@ -47,7 +47,7 @@ def test_every_command_is_in_the_readme(name: str) -> None:
 
 def test_the_main_settings_and_the_help_are_in_the_readme() -> None:
     assert "--help" in README
-    for name in ("base", "tuned", "anchor", "corpus", "tokens", "rollouts"):
+    for name in ("base", "tuned", "anchor", "corpus"):
         assert name in Settings.model_fields
         assert f"--{name}" in README
 
