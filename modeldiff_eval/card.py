@@ -213,7 +213,7 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
         count = f"{len(moved)} of {len(classes)} classes"
         return f"{said} On the same tokens the activation of {count} changed{largest}: {'; '.join(parts)}."
     if any(row.activation and row.activation.change.value is not None for row in classes):
-        return f"{said} On the same tokens no class's activation changed beyond what numerical noise does."
+        return f"{said} On the same tokens no class's activation shift can be told from chance and numerical noise."
     return said
 
 
