@@ -135,7 +135,7 @@ def test_the_corpus_has_about_150_thousand_tokens(corpus: list[dict[str, Any]], 
         for row in corpus
     ]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
-    assert 140_000 <= tokens <= 170_000
+    assert 130_000 <= tokens <= 170_000  # the tuned models answer more briefly than the base
 
 
 def test_the_committed_file_is_what_the_recipe_writes(corpus: list[dict[str, Any]]) -> None:
