@@ -208,7 +208,7 @@ def gather_evidence(work: ws.Workspace) -> Outside:
                     run_benchmarks(
                         model.model, model.tokenizer, list(settings.tasks), model_key=f"{work.sources[role].key}-{work.pool.dtype}",
                         cache_dir=work.cache / "benchmarks", limit=settings.task_limit, seed=settings.seed,
-                        apply_chat_template=model.tokenizer.chat_template is not None, on_progress=advance,
+                        on_progress=advance,
                     )
                 )  # fmt: skip
         samples = (found[0], found[1])
