@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import CorpusError
-from modeldiff_eval.sparse import dots_at
+from modeldiff_eval.sparse import Places
 
 Rows = Callable[[Int[Tensor, " rows"]], Float[Tensor, "rows 2 d_model"]]
 Progress = Callable[[int, int], None]
@@ -107,7 +107,8 @@ def scaling(crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: 
         x = crosscoder.normalise(rows(part))
         f = crosscoder.encode(x)
         x_hat = crosscoder.decode(f)
-        row, latent = (f > 0).nonzero(as_tuple=True)
+        latent, row = (f > 0).T.nonzero(as_tuple=True)
+        places = Places((len(f), n), row, latent)
         values = f[row, latent].double().numpy()
         flat = block[row.numpy()] * n + latent.numpy()
         squares += _sum_at(flat, values**2, (blocks.n, n))
@@ -117,7 +118,7 @@ def scaling(crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: 
                 y = target.view(-1, 2, d)[:, model].double().contiguous()
                 for side in _SIDES:
                     total[:, :, model, side] += _sum_at(
-                        flat, values * dots_at(y, decoder[side], row, latent).numpy(), (blocks.n, n)
+                        flat, values * places.dots(y, decoder[side]).numpy(), (blocks.n, n)
                     )
         if on_progress:
             on_progress(done, len(blocks.rows))

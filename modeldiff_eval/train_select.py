@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modeldiff_eval.ranks import Ranks
-from modeldiff_eval.sparse import Sparse, dots_at
+from modeldiff_eval.sparse import Places, Sparse
 
 GUESS = 0.95
 """Candidates are screened at this share of the last step's threshold: θ moves by about 1 % a step."""
@@ -17,14 +17,16 @@ ROUNDING = 1.01
 """Keeps a bound a bound when it is rounded to bf16."""
 RETRY = 512
 """Batches after which the short screening is tried again at the latest; first after 8, then twice as many each time."""
-SCREEN_ENTRIES = 1 << 24
-"""Scores that are in memory at a time."""
+SCREEN_ENTRIES = {"cpu": 1 << 20}
+"""Scores that are in memory at a time: on a CPU as many as its caches hold,"""
+_MANY_ENTRIES = 1 << 25
+"""elsewhere so many that starting the kernels does not count."""
 _SAMPLE_ROWS = 64
 
 
-def screened_rows(rows: int, latents: int) -> int:
-    """Rows of a batch that are screened at a time."""
-    return min(rows, max(64, SCREEN_ENTRIES // latents))
+def screened_latents(rows: int, latents: int, device: str) -> int:
+    """Latents that are screened at a time for a batch of ``rows``."""
+    return min(latents, max(64, SCREEN_ENTRIES.get(device, _MANY_ENTRIES) // rows))
 
 
 class Selector:
@@ -62,22 +64,23 @@ class Selector:
     ) -> Sparse:
         """The selected entries of this rank's latents, with exact float32 values f > 0.
 
-        Entries that tie at the threshold are taken in the order of rank, row and latent until the budget is full.
+        Entries that tie at the threshold are taken in the order of rank, latent and row until the budget is full.
         """
-        operands = self._operands(inputs, W_enc, b_enc, norms)
+        shape = (len(inputs), len(W_enc))
         # The first threshold comes from a few rows and is set low: it passes more.
         limit = (4 if self.low is None else 2) * budget
         if self.low is None:
-            self.low = self._guess(*operands, budget)
+            self.low = self._guess(inputs, W_enc, b_enc, norms, budget)
         low = self.low
         while True:
-            found = self._screen(*operands, low, limit if self._pause == 0 else None)
+            short = self._pause == 0
+            found = self._screen(inputs, W_enc, b_enc, norms, low, limit if short else None)
             if found is None:
                 self._pause, self._patience = self._patience, min(2 * self._patience, RETRY)
-                operands = self._operands(inputs, W_enc, b_enc, norms)
                 continue
-            row, latent = found // len(W_enc), found % len(W_enc)
-            values = dots_at(inputs, W_enc, row, latent) + b_enc[latent]
+            latent = found // shape[0]
+            places = Places(shape, found % shape[0], latent)
+            values = places.dots(inputs, W_enc).add_(b_enc[latent])
             scores = values * norms[latent]
             known = self.ranks.concatenate(scores if bool((scores > 0).all()) else scores[scores > 0])
             theta = _kth_largest(known, budget) if len(known) >= budget else 0.0
@@ -87,73 +90,84 @@ class Selector:
             low = min(low / 2, GUESS * theta) if theta > 0 else low / 2
             low = low if low > self.low / 100 else 0.0
         self.low = GUESS * theta
-        self.candidates = len(row)
+        self.candidates = len(latent)
         self._pause -= self._pause > 0
         keep = scores > theta
         if theta > 0:
             self._fill_with_ties(keep, scores == theta, known, theta, budget)
-        return Sparse((len(inputs), len(W_enc)), row[keep], latent[keep], values[keep])
+        chosen = keep.nonzero().squeeze(1)
+        return Sparse(shape, places.row[chosen], latent[chosen], values[chosen])
 
-    def _operands(self, inputs: Tensor, W_enc: Tensor, b_enc: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
-        """Matrices whose product is the approximate score, or at least as large: [rows, columns] and [latents, columns].
+    def _left(self, inputs: Tensor) -> Tensor:
+        """The batch as the screening multiplies it: [rows, columns].
 
         The columns are the means, the differences unless their bound is enough, one for the bias and one for the bound, then
         zeros. Rounding the difference itself, and not both models, keeps latents exact that read only the difference.
         """
-        short = self._pause == 0
         d = inputs.shape[1] // 2
-        width = d if short else 2 * d
-        columns = -(-(width + 2) // 32) * 32
-        left = self._buffer("left", (len(inputs), columns), inputs.device)
-        right = self._buffer("right", (len(W_enc), columns), inputs.device)
+        width = d if self._pause == 0 else 2 * d
+        left = self._buffer("left", (len(inputs), -(-(width + 2) // 32) * 32), inputs.device)
         first, second = inputs.chunk(2, dim=1)
-        left[:, :d] = (first + second) / 2
+        difference = torch.sub(first, second).mul_(0.5)
+        left[:, :d] = torch.add(first, second).mul_(0.5)
         left[:, width] = 1
-        difference = (first - second) / 2
-        if short:
+        if width == d:
             left[:, width + 1] = ROUNDING * difference.norm(dim=1)
         else:
             left[:, d:width] = difference
-        right[:, width] = norms * b_enc
-        for start in range(0, len(W_enc), 512):
-            piece = slice(start, start + 512)
-            n = norms[piece, None]
-            first, second = W_enc[piece].chunk(2, dim=1)
-            right[piece, :d] = torch.add(first, second).mul_(n)
-            if short:
-                right[piece, width + 1] = (first - second).norm(dim=1) * norms[piece]
-            else:
-                right[piece, d:width] = torch.sub(first, second).mul_(n)
-        return left, right
+        return left
 
-    def _screen(self, left: Tensor, right: Tensor, low: float, limit: int | None) -> Tensor | None:
-        """Flat places (row · latents + latent) whose approximate score reaches ``low``; None beyond ``limit`` of them."""
+    def _right(self, W_enc: Tensor, b_enc: Tensor, norms: Tensor, columns: int) -> Tensor:
+        """Some latents' encoders in the same columns: [latents, columns]. Their products are scores, or at least as large."""
+        d = W_enc.shape[1] // 2
+        width = d if self._pause == 0 else 2 * d
+        right = self._buffer("right", (len(W_enc), columns), W_enc.device)
+        first, second = W_enc.chunk(2, dim=1)
+        n = norms[:, None]
+        right[:, :d] = torch.add(first, second).mul_(n)
+        right[:, width] = norms * b_enc
+        difference = torch.sub(first, second)
+        if width == d:
+            right[:, width + 1] = difference.norm(dim=1).mul_(norms)
+        else:
+            right[:, d:width] = difference.mul_(n)
+        return right
+
+    def _screen(
+        self, inputs: Tensor, W_enc: Tensor, b_enc: Tensor, norms: Tensor, low: float, limit: int | None
+    ) -> Tensor | None:
+        """Flat places (latent · rows + row) whose approximate score reaches ``low``; None beyond ``limit`` of them.
+
+        A piece of the encoder is converted, multiplied and compared while it is in the processor's caches.
+        """
         self.screenings += 1
-        rows, latents = len(left), len(right)
-        chunk = screened_rows(rows, latents)
-        screen = self._buffer("screen", (chunk, latents), left.device)
-        mask = self._buffer("mask", (chunk, latents), left.device, torch.bool)
+        left = self._left(inputs)
+        rows, latents = len(inputs), len(W_enc)
+        size = screened_latents(rows, latents, inputs.device.type)
+        screen = self._buffer("screen", (size, rows), left.device)
+        mask = self._buffer("mask", (size, rows), left.device, torch.bool)
         # Positive floats order like the integers of their bits, which compare twice as fast.
         bits = int(torch.tensor(low, dtype=self.dtype).view(torch.int16)) if self.dtype == torch.bfloat16 else 0
         found, total = [], 0
-        for start in range(0, rows, chunk):
-            n = min(chunk, rows - start)
-            torch.mm(left[start : start + n], right.T, out=screen[:n])
+        for start in range(0, latents, size):
+            piece = slice(start, min(start + size, latents))
+            n = piece.stop - start
+            torch.mm(self._right(W_enc[piece], b_enc[piece], norms[piece], left.shape[1]), left.T, out=screen[:n])
             if bits > 0:
                 torch.ge(screen[:n].view(torch.int16), bits, out=mask[:n])
             else:
                 torch.gt(screen[:n], low, out=mask[:n])
-            found.append(_places(mask[:n].view(-1)).add_(start * latents))
+            found.append(_places(mask[:n].view(-1)).add_(start * rows))
             total += len(found[-1])
-            if limit is not None and total > limit * (start + n) / rows:
+            if limit is not None and total > limit:
                 return None
         return torch.cat(found)
 
-    def _guess(self, left: Tensor, right: Tensor, budget: int) -> float:
+    def _guess(self, inputs: Tensor, W_enc: Tensor, b_enc: Tensor, norms: Tensor, budget: int) -> float:
         """A threshold for the first batch, from a sample of its rows."""
-        sample = left[:: max(1, len(left) // _SAMPLE_ROWS)]
-        wanted = max(1, budget * len(sample) // len(left))
-        scores = (sample @ right.T).float().flatten()
+        sample = inputs[:: max(1, len(inputs) // _SAMPLE_ROWS)]
+        wanted = max(1, budget * len(sample) // len(inputs))
+        scores = torch.addmm(b_enc, sample, W_enc.T).mul_(norms).flatten()
         top = torch.topk(scores, min(wanted, len(scores)), sorted=False).values
         pooled = self.ranks.concatenate(top)
         return max(0.0, 0.9 * _kth_largest(pooled, min(wanted, len(pooled))))

@@ -25,7 +25,7 @@ from torch import Tensor
 from modeldiff_eval.errors import ActivationsError, SettingsError
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.records import Record
-from modeldiff_eval.sparse import Sparse, dots_at
+from modeldiff_eval.sparse import Places, Sparse
 from modeldiff_eval.train_select import Selector
 
 AUX_WEIGHT = 1 / 32
@@ -184,11 +184,10 @@ class Trainer:
         into: list[Tensor],
     ) -> None:
         """Gradients of W_enc, b_enc and W_dec from the gradient of the reconstruction, written to ``into``."""
-        code_gradient = dots_at(g, self.W_dec[latents], codes.row, codes.latent)
-        by_latent = codes.by_latent()
-        by_latent.times(code_gradient, inputs, into[0])
+        code_gradient = codes.dots(g, self.W_dec[latents])
+        codes.gather(code_gradient, inputs, into[0])
         into[1].zero_().index_add_(0, codes.latent, code_gradient)
-        by_latent.times(codes.values, g, into[2])
+        codes.gather(codes.values, g, into[2])
 
     def _auxiliary(self, inputs: Tensor, residual: Tensor, norms: Tensor, dead: Int[Tensor, " dead"]) -> Tensor:
         """The loss by which dead latents reconstruct the residual; its gradients are added to the others.
@@ -221,11 +220,12 @@ class Trainer:
             padded = torch.zeros(self.aux_k, len(inputs), device=inputs.device)
             padded[: top.values.shape[1]] = top.values.T
             keep &= top.values >= torch.topk(self.ranks.concatenate(padded), self.aux_k, dim=0).values[-1][:, None]
-        row, place = keep.nonzero(as_tuple=True)
-        latent = top.indices[row, place]
-        values = dots_at(inputs, W_enc, row, latent) + b_enc[latent]
-        active = values > 0
-        return Sparse((len(inputs), len(dead)), row[active], latent[active], values[active])
+        row, at = keep.nonzero(as_tuple=True)
+        latent, order = torch.sort(top.indices[row, at], stable=True)
+        places = Places((len(inputs), len(dead)), row[order], latent)
+        values = places.dots(inputs, W_enc) + b_enc[latent]
+        active = (values > 0).nonzero().squeeze(1)
+        return Sparse(places.shape, places.row[active], latent[active], values[active])
 
     def step(self, rows: Float[Tensor, "rows 2 d_model"]) -> dict[str, float]:
         """One optimiser step on this rank's raw activations of the batch.
