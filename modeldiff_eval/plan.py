@@ -187,7 +187,11 @@ def plan(
 
 def _memory(job: Job, place: Machine, batch_tokens: int) -> tuple[Part, ...]:
     on_cpu = place.device_total is None
-    return (*trainer_memory(job), *models_memory(job, batch_tokens=batch_tokens), *host_memory(job, on_cpu=on_cpu))
+    return (
+        *trainer_memory(job, device=place.device),
+        *models_memory(job, batch_tokens=batch_tokens),
+        *host_memory(job, on_cpu=on_cpu),
+    )
 
 
 def _need(memory: Sequence[Part], place: Machine) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from modeldiff_eval.plan_shape import Shape
 from modeldiff_eval.records import Record
 from modeldiff_eval.settings import Settings
 from modeldiff_eval.stream import BLOCK_BATCHES, BLOCK_BYTES
-from modeldiff_eval.train_select import screened_rows
+from modeldiff_eval.train_select import screened_latents
 from modeldiff_eval.train_step import TrainSettings
 
 Place = Literal["device", "host"]
@@ -68,19 +68,21 @@ class Job(Record):
         return FLOAT * self.latents_of_rank * self.inputs
 
 
-def trainer_memory(job: Job) -> list[Part]:
+def trainer_memory(job: Job, *, device: str = "cpu") -> list[Part]:
     """Memory of the trainer itself (train_step.py), all on its device."""
     latents, rows = job.latents_of_rank, job.batch
     columns = -(-(job.inputs + 2) // 32) * 32
-    chunk = screened_rows(rows, latents)
+    piece = screened_latents(rows, latents, device)
     entries = min(K_START * job.k, job.n_latents) * rows
     dead = int(DEAD_SHARE * job.matrix)
     return [
         Part(name="encoder and decoder, float32", size=2 * job.matrix),
         Part(name="Adam's two moments, float32", size=4 * job.matrix),
         Part(name="gradients, float32", size=2 * job.matrix),
-        Part(name="encoder copy for the screening, bf16", size=BF16 * columns * latents),
-        Part(name=f"screening of {chunk:,} rows at a time, bf16 and mask", size=(BF16 + 1) * chunk * latents),
+        Part(
+            name=f"screening of {piece:,} latents at a time, bf16 and mask",
+            size=piece * (BF16 * columns + (BF16 + 1) * rows),
+        ),
         Part(name=f"selected codes, at {K_START}·k", size=ENTRY_BYTES * entries),
         Part(name="rows of a batch, inputs, errors", size=6 * FLOAT * rows * job.inputs + BF16 * columns * rows),
         Part(name=f"auxiliary loss with {DEAD_SHARE:.0%} of the latents dead", size=5 * dead + dead // 2),

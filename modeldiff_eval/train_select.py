@@ -13,6 +13,8 @@ GUESS = 0.95
 """Candidates are screened at this share of the last step's threshold: θ moves by about 1 % a step."""
 SURE = 0.98
 """A screening below this share of the exact θ is taken to have missed nothing: bf16 scores near θ were off by 1.0 % of it at most."""
+FEW = 0.8
+"""Screened again at this share of the threshold when there are too few candidates, then at ever smaller ones."""
 ROUNDING = 1.01
 """Keeps a bound a bound when it is rounded to bf16."""
 RETRY = 512
@@ -71,7 +73,7 @@ class Selector:
         limit = (4 if self.low is None else 2) * budget
         if self.low is None:
             self.low = self._guess(inputs, W_enc, b_enc, norms, budget)
-        low = self.low
+        low, step = self.low, FEW
         while True:
             short = self._pause == 0
             found = self._screen(inputs, W_enc, b_enc, norms, low, limit if short else None)
@@ -86,9 +88,12 @@ class Selector:
             theta = _kth_largest(known, budget) if len(known) >= budget else 0.0
             if low <= max(SURE * theta, 0.0):
                 break
-            # Too few candidates, or some that belong to the budget may have been screened out: look further down.
-            low = min(low / 2, GUESS * theta) if theta > 0 else low / 2
-            low = low if low > self.low / 100 else 0.0
+            if theta > 0:
+                # Some that belong to the budget may have been screened out. The true θ is at least this one.
+                low = SURE * theta
+            else:
+                low, step = low * step, step**2
+                low = low if low > self.low / 100 else 0.0
         self.low = GUESS * theta
         self.candidates = len(latent)
         self._pause -= self._pause > 0

@@ -38,8 +38,11 @@ def test_the_trainer_holds_what_is_planned() -> None:
     assert named(parts, "Adam") == held(moments)
     assert named(parts, "gradients") == held([p.grad for p in trainer.parameters if p.grad is not None])
     buffers = trainer.selector._buffers
-    assert held([buffers["right"]]) <= named(parts, "encoder copy")
-    assert held([buffers["screen"], buffers["mask"]]) == named(parts, "screening")
+    # The right side has fewer columns while the models are close.
+    columns = -(-(2 * 24 + 2) // 32) * 32
+    whole = held([buffers["screen"], buffers["mask"]]) + 2 * columns * len(buffers["right"])
+    assert named(parts, "screening") == whole
+    assert buffers["right"].shape[1] <= columns
 
 
 def test_the_paper_on_one_rank() -> None:
@@ -48,14 +51,14 @@ def test_the_paper_on_one_rank() -> None:
     matrix = 4 * 114_688 * 7168
     assert named(parts, "encoder and decoder") == 2 * matrix
     assert named(parts, "Adam") == 4 * matrix
-    assert sum(part.size for part in parts) == pytest.approx(10.1 * matrix, rel=0.02)
+    assert sum(part.size for part in parts) == pytest.approx(9.5 * matrix, rel=0.02)
     assert named(c.disk(paper), "activations") == 2 * 200_000_000 * (3584 * 2 + 4)
     assert named(c.models_memory(paper, batch_tokens=512), "the model harvested last") == 2 * GEMMA_2_9B.params
 
 
 def test_ranks_divide_the_latents_and_nothing_else() -> None:
     one, four = job(n_latents=4096), job(n_latents=4096, ranks=4)
-    for start in ("encoder and decoder", "Adam", "gradients", "encoder copy"):
+    for start in ("encoder and decoder", "Adam", "gradients"):
         assert 4 * named(c.trainer_memory(four), start) == named(c.trainer_memory(one), start)
     assert named(c.trainer_memory(four), "rows") == named(c.trainer_memory(one), "rows")
     assert c.disk(four) == c.disk(one)

@@ -149,6 +149,18 @@ def test_a_guess_that_is_too_high_is_mended() -> None:
         assert_top(codes, torch.relu(inputs * scale @ weights.T), 64 * 4)
 
 
+def test_a_threshold_that_falls_a_little_is_mended_without_a_flood_of_candidates() -> None:
+    """θ of the second batch lies 10 % lower: enough candidates to bound it, not enough to be sure of all."""
+    g = torch.Generator().manual_seed(0)
+    inputs, weights = torch.randn(256, 32, generator=g), torch.randn(512, 32, generator=g)
+    selector, budget = S.Selector(short=False), 256 * 8
+    for scale in (1.0, 1.0, 0.9):
+        codes = selector(inputs * scale, weights, torch.zeros(512), torch.ones(512), budget)
+        assert_top(codes, torch.relu(inputs * scale @ weights.T), budget)
+        assert selector.candidates < 2.5 * budget
+    assert selector.screenings == 4
+
+
 @pytest.mark.parametrize("n", [5, 8, 64, 1001])
 def test_places_of_a_mask(n: int) -> None:
     mask = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.2
