@@ -82,7 +82,7 @@ def weights(folder: Path, world: int) -> dict[str, Tensor]:
 
 def remove(folder: Path) -> None:
     """Delete every checkpoint of a training that is finished, and what a kill in the middle of a write left."""
-    for path in [*_files(folder), *folder.glob(f"*{PARTIAL}")]:
+    for path in [*_files(folder), *(path for path in folder.glob(f"*{PARTIAL}") if path.is_file())]:
         path.unlink(missing_ok=True)
 
 

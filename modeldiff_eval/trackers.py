@@ -66,7 +66,7 @@ def _log_in(wandb: Any) -> None:
         wandb.login(verify=False)
     except Exception as error:  # its errors are many; all mean that a run could not be written
         raise UsageError(
-            f"--log-to wandb: W&B is not logged in ({error}). Run wandb login, or set WANDB_MODE=offline."
+            f"--log-to wandb: W&B is not logged in ({str(error).rstrip('.')}). Run wandb login, or set WANDB_MODE=offline."
         ) from error
 
 

@@ -262,6 +262,15 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert read_log(tmp_path / "cut") == read_log(tmp_path / "whole")
 
 
+def test_a_finished_training_leaves_nothing_of_an_earlier_kill(tmp_path: Path) -> None:
+    x, _ = planted()
+    (tmp_path / "sub.partial").mkdir()
+    for name in ("checkpoint-3-0-of-1.safetensors.99.partial", "training.jsonl.99.partial"):
+        (tmp_path / name).touch()
+    run(tmp_path, x, steps=5)
+    assert {path.name for path in tmp_path.iterdir()} == {"sub.partial", "training.jsonl"}
+
+
 def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
     made = trainer(8, seed=0)
     made.step(torch.randn(16, 2, D_MODEL))
