@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modeldiff_eval.crosscoder_files import write_tensors
 from modeldiff_eval.errors import CrosscoderError
+from modeldiff_eval.store import PARTIAL
 from modeldiff_eval.train_step import Trainer
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -80,8 +81,8 @@ def weights(folder: Path, world: int) -> dict[str, Tensor]:
 
 
 def remove(folder: Path) -> None:
-    """Delete every checkpoint of a training that is finished."""
-    for path in _files(folder):
+    """Delete every checkpoint of a training that is finished, and what a kill in the middle of a write left."""
+    for path in [*_files(folder), *(path for path in folder.glob(f"*{PARTIAL}") if path.is_file())]:
         path.unlink(missing_ok=True)
 
 

@@ -101,6 +101,12 @@ def run(
         bool, typer.Option("--trust-remote-code", help="Run code that a model repository ships.")
     ] = False,
     title: Annotated[str | None, typer.Option(help="Title of the card.")] = None,
+    log_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="tensorboard (in OUT/tensorboard) or wandb (as WANDB_* say): show loss and fve while a crosscoder is trained; repeatable."
+        ),
+    ] = None,
     out: Out = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     show_config: Annotated[
@@ -136,7 +142,8 @@ def run(
         "annotator": annotator, "annotate_top": annotate_top,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "device": device, "dtype": dtype,
-        "trust_remote_code": trust_remote_code or None, "title": title, "tasks": tuple(tasks.split(",")) if tasks else None,
+        "trust_remote_code": trust_remote_code or None, "title": title,
+        "log_to": tuple(log_to or ()) or None, "tasks": tuple(tasks.split(",")) if tasks else None,
     }  # fmt: skip
     settings, origin = make_settings(flags, config=config)
     if show_config:
@@ -168,6 +175,9 @@ def _compare(
 
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("WANDB_MODE", "offline")
+    if quiet:
+        os.environ.setdefault("WANDB_SILENT", "true")
     require_writable(out)
     errors = Console(stderr=True)
     if not quiet:

@@ -10,6 +10,7 @@ from modeldiff_eval import checkpoint
 from modeldiff_eval.crosscoder import Crosscoder, delta_norm
 from modeldiff_eval.crosscoder_import import find, json_safe, read
 from modeldiff_eval.errors import CrosscoderError
+from modeldiff_eval.training_log import log_beside, read_log
 
 _ELSEWHERE = ("quality", "caveat", "modeldiff_mean", "modeldiff_scale", "modeldiff_k")
 
@@ -39,9 +40,14 @@ def describe(spec: str) -> dict[str, Any]:
         "scale": [round(value, 6) for value in crosscoder.scale.tolist()],
         "delta_norm": _places(crosscoder),
         "quality": metadata.get("quality"),
+        "last": _last(log_beside(found.folder)),
         "caveat": metadata.get("caveat"),
         "metadata": {name: json_safe(value) for name, value in metadata.items() if name not in _ELSEWHERE},
     }
+
+
+def _last(log: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return log[-1] if log else None
 
 
 def _places(crosscoder: Crosscoder) -> dict[str, int]:
@@ -74,7 +80,6 @@ def _unfinished(folder: Path, parts: list[Path]) -> dict[str, Any]:
         raise CrosscoderError(
             f"The checkpoint {newest[0]} cannot be read ({error!r}); remove it to train again."
         ) from error
-    log = _last_line(folder / "training.jsonl")
     return {
         "state": "unfinished",
         "n_latents": settings["n_latents"],
@@ -83,20 +88,9 @@ def _unfinished(folder: Path, parts: list[Path]) -> dict[str, Any]:
         "step": step,
         "steps": settings["steps"],
         "processes": world,
-        "last": log,
+        "last": _last(read_log(folder)),
         "settings": settings,
     }
-
-
-def _last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line of the training log."""
-    for line in reversed(path.read_text(encoding="utf-8").splitlines() if path.is_file() else []):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        return found if isinstance(found, dict) else None
-    return None
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
@@ -111,6 +105,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "Δ_norm        " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in facts["delta_norm"].items())
     )
     text.append(f"quality       {_quality(facts['quality'])}")
+    if facts["last"]:
+        text.append(f"training      {_end(facts['last'])}")
     if facts["caveat"]:
         text.append(f"caveat        {facts['caveat']}")
     return [*text, f"format        {facts['format']}", *_pairs(facts["metadata"])]
@@ -131,6 +127,17 @@ def _quality(quality: dict[str, Any] | None) -> str:
         )
     except (KeyError, TypeError, ValueError):
         return f"cannot be read: {quality}"
+
+
+def _end(last: dict[str, Any]) -> str:
+    """The last line of a training's log."""
+    try:
+        return (
+            f"{last['rows']:,} rows presented in {last['step']:,} steps; on the last batch loss {last['loss']:.4g}, "
+            f"fve {last['fve_first']:.3f} / {last['fve_second']:.3f}"
+        )
+    except (KeyError, TypeError, ValueError):
+        return f"cannot be read: {last}"
 
 
 def model_card(crosscoder: Crosscoder, metadata: dict[str, Any], repo: str) -> str:

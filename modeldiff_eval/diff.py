@@ -37,6 +37,7 @@ from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
+from modeldiff_eval.trackers import require as require_trackers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,7 @@ def diff(
     if settings is None:
         settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
     out = require_writable(Path(out))
+    require_trackers(settings.log_to)
     reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
 
@@ -276,7 +278,7 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[ws.Pair]
     weights = [fingerprint([coder.info.model_dump(), coder.crosscoder.W_dec.sum().item()]) for coder in coders]
     models = {role: source.key for role, source in work.sources.items()}
     return fingerprint(
-        [__version__, settings.model_dump(), models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
+        [__version__, settings.deciding(), models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
     )
 
 

@@ -69,7 +69,7 @@ def run_pair(lm: Any, metadata: Mapping[str, Any]) -> Card:
     from modeldiff_eval.diff import diff
 
     given = {name: value for name, value in metadata.items() if name in SETTINGS}
-    for name in ("crosscoder", "corpus"):
+    for name in ("crosscoder", "corpus", "log_to"):
         if isinstance(given.get(name), str):
             given[name] = (given[name],)
     settings, _ = make_settings(

@@ -6,9 +6,9 @@ explained by a caveat, never 0.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Verdict = Literal["up", "down", "unclear", "not covered"]
 
@@ -54,8 +54,35 @@ class Models(Record):
     tuned: ModelInfo
 
 
+class TrainingCurve(Record):
+    """How a training went: at most 60 points of its log, the first and the last among them.
+
+    ``fve_*`` are of the training batch, before the step that learns from it and with as many active latents as were allowed
+    then: not held out, so they are no substitute for those of :class:`CrosscoderInfo`.
+    """
+
+    rows: list[int] = Field(min_length=1)
+    """Rows (tokens, each time one was shown) presented so far."""
+    loss: list[FiniteFloat]
+    """Mean squared error of a normalised coordinate, plus the weighted auxiliary loss."""
+    fve_first: list[FiniteFloat]
+    fve_second: list[FiniteFloat]
+    dead: list[int]
+    """Latents silent for longer than the training's own window (an eighth of its rows, at most 10 million)."""
+    steps: int
+
+    @model_validator(mode="after")
+    def _equally_long(self) -> Self:
+        if any(len(values) != len(self.rows) for values in (self.loss, self.fve_first, self.fve_second, self.dead)):
+            raise ValueError("the lists of a training curve must be equally long")
+        return self
+
+
 class CrosscoderInfo(Record):
-    """Quality of one crosscoder. ``dead_share`` is in [0, 1]; ``fve_*`` are pooled, held out."""
+    """Quality of one crosscoder. ``dead_share`` is in [0, 1]; ``fve_*`` are pooled, held out.
+
+    ``training`` is None where no log came with the crosscoder.
+    """
 
     first: str
     second: str
@@ -69,6 +96,7 @@ class CrosscoderInfo(Record):
     dead_share: float
     source: str
     seed_agreement: float | None = None
+    training: TrainingCurve | None = None
 
 
 class LatentCounts(Record):

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
 from modeldiff_eval.records import Card, Gate, Verdict
+from modeldiff_eval.render_curve import training
 from modeldiff_eval.render_scale import scale
 from modeldiff_eval.resources import resource
 
@@ -96,6 +97,7 @@ def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Seq
         "category_names": {row.code: row.name for row in card.categories},
         "latent_groups": view.latent_groups(card),
         "latents_left": max(0, len(card.top_latents) - view.MAX_LATENTS),
+        "trainings": [training(crosscoder) for crosscoder in card.crosscoders],
         "nu": nu,
         "languages": view.coverage_rows(card.coverage.languages) if card.coverage else [],
         "covered": view.coverage_rows(card.coverage.categories) if card.coverage else [],

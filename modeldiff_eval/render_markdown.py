@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from modeldiff_eval.records import Card, ClassRow, Estimate, ModelInfo
+from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, Estimate, ModelInfo
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_text import VERDICT_TEXT, arrow, compact, interval, markdown, number, p_value, percent
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range
@@ -197,7 +197,20 @@ def _trust(card: Card) -> str:
     ]
     if not rows:
         return "Crosscoder: not listed"
-    return _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens"), rows)
+    table = _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens"), rows)
+    return "\n".join([table, "", *map(_training, card.crosscoders)])
+
+
+def _training(crosscoder: CrosscoderInfo) -> str:
+    name = f"{markdown(crosscoder.first, limit=80)} / {markdown(crosscoder.second, limit=80)}"
+    curve = crosscoder.training
+    if curve is None:
+        return f"- Training of {name}: no log came with this crosscoder."
+    return (
+        f"- Training of {name}: {number(curve.rows[-1], 0)} rows presented; fve {number(curve.fve_first[-1], 3)} / "
+        f"{number(curve.fve_second[-1], 3)} on the last training batch, {number(crosscoder.fve_first, 3)} / "
+        f"{number(crosscoder.fve_second, 3)} held out."
+    )
 
 
 def _reproduce(card: Card) -> str:

@@ -18,6 +18,7 @@ from modeldiff_eval.records import Record
 
 Preset = Literal["quick", "standard", "paper"]
 Method = Literal["batchtopk"]
+TrackerName = Literal["tensorboard", "wandb"]
 
 
 class Thresholds(Record):
@@ -29,7 +30,7 @@ class Thresholds(Record):
 
 
 class Settings(Record):
-    """Everything that decides a run's result, besides the two models."""
+    """Everything that decides a run's result, besides the two models, and ``log_to``."""
 
     base: str
     tuned: str
@@ -70,6 +71,12 @@ class Settings(Record):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     trust_remote_code: bool = False
     title: str | None = None
+    log_to: tuple[TrackerName, ...] = ()
+    """Where a training shows itself while it runs; the result does not depend on it."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide a run's result."""
+        return self.model_dump(exclude={"log_to"})
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -150,7 +157,7 @@ def _explain(problem: Any) -> str:
     return f"{name} = {problem['input']!r}: {problem['msg'].lower()}"
 
 
-_LISTS = ("corpus", "tasks", "crosscoder", "arena_names")
+_LISTS = ("corpus", "tasks", "crosscoder", "arena_names", "log_to")
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -189,7 +196,7 @@ def command_line(settings: Settings) -> str:
     parts = ["modeldiff-eval", "--base", settings.base, "--tuned", settings.tuned]
     if settings.preset != "quick":
         parts += ["--preset", settings.preset]
-    for name, value in settings.model_dump().items():
+    for name, value in settings.deciding().items():
         if name in ("base", "tuned", "title") or value == defaults.model_dump()[name]:
             continue
         if name in CONFIG_ONLY:

@@ -5,13 +5,12 @@ The step itself is in :mod:`modeldiff_eval.train_step`.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +21,12 @@ from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import ActivationsError, OutputError, SettingsError
 from modeldiff_eval.quality import Rows, calibrate
 from modeldiff_eval.ranks import Ranks
+from modeldiff_eval.trackers import Tracker
 from modeldiff_eval.train_step import Trainer, TrainSettings
+from modeldiff_eval.training_log import TrainingLog
 
 CHECKPOINT_MINUTES = 2.0
 _SAVING_SHARE = 0.05
-_LOG_LINES = 400
 _NORMALISER_ROWS = 65_536
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps, figures of the step) after every step."""
@@ -104,12 +104,14 @@ def train(
     ranks: Ranks | None = None,
     checkpoint_minutes: float | None = None,
     on_step: OnStep | None = None,
+    track: Tracker | None = None,
 ) -> Crosscoder:
     """Train, or continue from the checkpoint in ``folder``; leaves ``training.jsonl`` there.
 
     Args:
         heldout: rows and row numbers on which the threshold is set.
         checkpoint_minutes: what a kill may cost at most, 2 by default; longer where saving would take more than 5 % of the time.
+        track: gets the lines of ``training.jsonl`` as they are written, on the leading rank only.
 
     Returns:
         The whole crosscoder, on every rank.
@@ -127,16 +129,16 @@ def train(
     clock = _Clock(60 * (CHECKPOINT_MINUTES if checkpoint_minutes is None else checkpoint_minutes))
     # Closing the batches ends a harvest that runs ahead of them.
     with (
-        _Log(folder / "training.jsonl", trainer) as log,
+        TrainingLog(folder, settings, done=trainer.step_number, track=track, leader=ranks.leader) as log,
         closing(source.batches(trainer.step_number, settings.steps)) as batches,
     ):
         for rows in batches:
             report = trainer.step(rows)
-            log.write(report)
+            log.write(trainer.step_number, report)
             if on_step:
                 on_step(trainer.step_number, settings.steps, report)
             if clock.due(ranks):
-                log.flush()
+                log.save()
                 clock.save(trainer, folder)
     return _finish(trainer, folder, heldout)
 
@@ -180,49 +182,3 @@ class _Clock:
             )
         self._last = time.monotonic()
         self._cost = self._last - start
-
-
-class _Log:
-    """``training.jsonl``: about 400 lines over the run; lines after the checkpoint that a run continues from are dropped."""
-
-    def __init__(self, path: Path, trainer: Trainer) -> None:
-        self._trainer, self._path = trainer, path
-        self._every = max(1, trainer.settings.steps // _LOG_LINES)
-        self._start = time.monotonic()
-
-    def __enter__(self) -> _Log:
-        if not self._trainer.ranks.leader:
-            self._file = None
-            return self
-        kept = read_log(self._path.parent) if self._trainer.step_number else []
-        self._file = self._path.open("w")
-        for line in kept:
-            if line["step"] <= self._trainer.step_number:
-                self._file.write(json.dumps(line) + "\n")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def write(self, report: dict[str, float]) -> None:
-        step = self._trainer.step_number
-        if self._file and (step % self._every == 0 or step == self._trainer.settings.steps):
-            rows = step * self._trainer.settings.batch
-            self._file.write(json.dumps({"step": step, "rows": rows, **report}) + "\n")
-
-    def flush(self) -> None:
-        if self._file:
-            self._file.flush()
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``training.jsonl``; a torn last line is left out."""
-    lines = []
-    path = folder / "training.jsonl"
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines

@@ -23,8 +23,10 @@ from modeldiff_eval.quality import Quality, evaluate, write_quality
 from modeldiff_eval.records import CrosscoderInfo, ModelInfo
 from modeldiff_eval.settings import Settings
 from modeldiff_eval.store import copy_folder, fingerprint, once, write_json
+from modeldiff_eval.trackers import trackers
 from modeldiff_eval.train import MappedSource, train
 from modeldiff_eval.train_step import TrainSettings
+from modeldiff_eval.training_log import curve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -251,14 +253,15 @@ def crosscoder_for(
     train_rows, heldout = acts.split_rows(corpus, kept)
     d_model = rows[first].d_model
     if given:
-        model, about = importing.resolve(given)
+        found = importing.find(given)
+        model, about = importing.read(found)
         coders.require_width(model, d_model, given)
         if "caveat" in about:
             work.caveats.append(about["caveat"])
         quality, source, folder = (
             evaluate(model, pair, heldout, train_rows),
             f"loaded from {weights.public_name(given)}",
-            None,
+            found.folder,
         )
     else:
         options = TrainSettings(
@@ -281,6 +284,7 @@ def crosscoder_for(
                     folder=partial,
                     heldout=(pair, heldout),
                     on_step=lambda step, steps, _: advance(step, steps),
+                    track=trackers(settings.log_to, out, key=key, title=f"{first}--{second}"),
                 )
             with work.reporter.task("Measuring its quality"):
                 quality = evaluate(model, pair, heldout, train_rows)
@@ -300,6 +304,7 @@ def crosscoder_for(
     info = CrosscoderInfo(
         first=first, second=second, layer=work.layer, n_latents=model.n_latents, k=model.k or round(quality.l0), tokens=len(train_rows),
         fve_first=quality.fve_first, fve_second=quality.fve_second, l0=quality.l0, dead_share=quality.dead_share, source=source,
+        training=curve(folder),
     )  # fmt: skip
     return Pair(first, second, model, info, pair, quality)
 

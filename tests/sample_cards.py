@@ -83,6 +83,20 @@ def _row(
     }
 
 
+def _training() -> dict[str, Any]:
+    """A training of 200 million rows whose loss falls and whose fve dips while k is annealed."""
+    rows = [3_400_000 * (i + 1) for i in range(60)]
+    share = [1 - 0.9 * np.exp(-(i + 1) / 6) - 0.1 * min(i, 12) / 12 for i in range(60)]
+    return {
+        "rows": rows,
+        "loss": [round(1.03 - float(s), 5) for s in share],
+        "fve_first": [round(float(s) - 0.02, 5) for s in share],
+        "fve_second": [round(float(s) - 0.026, 5) for s in share],
+        "dead": [0] * 10 + [4200 - 50 * i for i in range(50)],
+        "steps": 97_656,
+    }
+
+
 def _latent(
     index: int, category: str | None, rng: np.random.Generator, *, text: str, label: str | None
 ) -> dict[str, Any]:
@@ -192,6 +206,7 @@ def full_card(*, hostile: bool = True, activation: bool = True) -> Card:
                     "dead_share": 0.034,
                     "source": "trained",
                     "seed_agreement": agreement,
+                    "training": _training() if side == "base" else None,
                 }
                 for side, agreement in (("base", 0.81), ("tuned", None))
             ],

@@ -50,6 +50,17 @@ def test_info_shows_shapes_quality_and_provenance(folder: Path) -> None:
     assert facts["state"] == "finished"
 
 
+def test_info_shows_how_the_training_ended(folder: Path) -> None:
+    assert json.loads(run("info", folder, "--json"))["last"] is None
+    assert "presented" not in run("info", folder)
+    last = {"step": 40, "rows": 81_920, "loss": 0.12345, "fve_first": 0.875, "fve_second": 0.75, "dead": 3.0}
+    (folder / "training.jsonl").write_text('{"step": 1}\n' + json.dumps(last) + '\n{"step": 41, "lo')
+    for path in (folder, folder / "native"):
+        assert json.loads(run("info", path, "--json"))["last"] == last
+        text = run("info", path)
+        assert "81,920 rows presented in 40 steps; on the last batch loss 0.1235, fve 0.875 / 0.750" in text
+
+
 def test_places_are_counted_by_hand(tmp_path: Path) -> None:
     crosscoder = make()
     crosscoder.W_dec[:] = 1.0

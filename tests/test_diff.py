@@ -18,7 +18,13 @@ from tiny_pair import perturbed, save_corpus, save_model
 from modeldiff_eval import activations, analysis, diff, train
 from modeldiff_eval.annotate import get_annotator
 from modeldiff_eval.annotation import Annotation, Evidence, annotation_key
-from modeldiff_eval.errors import CrosscoderError, MismatchedModelsError, OutputError, SettingsError
+from modeldiff_eval.errors import (
+    CrosscoderError,
+    MismatchedModelsError,
+    MissingDependencyError,
+    OutputError,
+    SettingsError,
+)
 from modeldiff_eval.progress import Advance, Reporter
 from modeldiff_eval.records import Card
 from modeldiff_eval.render import pdf_available, render
@@ -160,6 +166,9 @@ def test_the_run_holds_what_the_table_holds(direct: Any) -> None:
     assert 0.2 < info.fve_first <= 1
     assert 0.2 < info.fve_second <= 1
     assert 2 <= info.l0 <= 6
+    assert info.training is not None
+    assert (info.training.steps, info.training.rows[-1]) == (STEPS, STEPS * 256)
+    assert info.training.loss[-1] < info.training.loss[0]
     for side, counts in (("base", direct.card.latents.base), ("tuned", direct.card.latents.tuned)):
         assert counts.specific == int(table.loc[table["model"] == side, "specific"].sum())
     shown = {(latent.model, latent.latent) for latent in direct.card.top_latents}
@@ -271,6 +280,7 @@ def test_a_crosscoder_loaded_back_gives_the_same_findings(
     assert info.source == f"loaded from {kind}"
     assert info.fve_first == pytest.approx(trained.fve_first, abs=1e-5)
     assert info.l0 == pytest.approx(trained.l0, rel=1e-4)
+    assert info.training == trained.training
     ours, theirs = loaded.latents, direct.latents
     for column in ("specific", "category", "firings"):
         assert ours[column].equals(theirs[column])
@@ -333,6 +343,43 @@ def test_an_interrupted_run_resumes_and_says_the_same(
         # It goes on from a checkpoint, not from the start; not every step has one.
         assert 1 < after[0] <= STEPS // 2
         assert after == list(range(after[0], STEPS + 1))
+
+
+def test_a_tracker_sees_the_training_and_changes_nothing(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    class Listener:
+        def start(self, done: int, config: dict[str, Any]) -> None:
+            seen.append((done, config["steps"]))
+
+        def log(self, step: int, figures: dict[str, float]) -> None:
+            seen.append(step)
+
+        def stop(self, *, failed: bool) -> None:
+            seen.append(failed)
+
+    def listener(names: Sequence[str], folder: Path, *, key: str, title: str) -> Listener:
+        seen.append((tuple(names), folder, title))
+        return Listener()
+
+    monkeypatch.setattr("modeldiff_eval.workspace.trackers", listener)
+    monkeypatch.setattr(sys.modules["modeldiff_eval.diff"], "require_trackers", seen.append)
+    logged = run(base_model, tuned_model, cache=tmp_path / "own", log_to=("wandb",))
+    told = (("wandb",), tmp_path / "run", "base--tuned")
+    assert seen == [("wandb",), told, (0, STEPS), *range(1, STEPS + 1), False]
+    assert but_for_created(logged.card) == but_for_created(direct.card)
+    assert notes(logged)["findings"] == notes(direct)["findings"]
+
+
+def test_a_missing_tracker_costs_nothing(
+    run: Runner, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingDependencyError, match="pip install wandb"):
+        run(base_model, base_model, cache=tmp_path / "own", log_to=("wandb",))
+    assert not (tmp_path / "own").exists()
 
 
 def test_pairs_that_cannot_be_compared_cost_nothing(run: Runner, base_model: Path, tmp_path: Path) -> None:

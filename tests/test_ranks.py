@@ -15,6 +15,7 @@ from modeldiff_eval import train_step as T
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import RankError
 from modeldiff_eval.ranks import Ranks
+from modeldiff_eval.training_log import read_log
 
 STEPS = 12
 
@@ -75,7 +76,7 @@ def test_two_ranks_give_the_result_of_one_process(tmp_path: Path) -> None:
         torch.testing.assert_close(b_enc, alone.b_enc, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(b_dec, alone.b_dec, rtol=1e-4, atol=1e-5)
         assert threshold == pytest.approx(alone.threshold, rel=1e-4)
-    ours, theirs = L.read_log(tmp_path / "run"), L.read_log(tmp_path / "alone")
+    ours, theirs = read_log(tmp_path / "run"), read_log(tmp_path / "alone")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-5)
     assert max(line["dead"] for line in ours) > 0
     assert not list((tmp_path / "run").glob("checkpoint*"))

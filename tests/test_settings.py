@@ -57,6 +57,15 @@ def test_lists_from_environment_and_config(tmp_path: Path) -> None:
     assert (settings.corpus, settings.tasks) == (("a.jsonl",), ("x", "y"))
 
 
+def test_where_a_training_is_logged_is_no_part_of_the_run() -> None:
+    plain, _ = make_settings(PAIR, environ={})
+    logged, _ = make_settings(PAIR, environ={"MODELDIFF_LOG_TO": "tensorboard,wandb"})
+    assert logged.log_to == ("tensorboard", "wandb")
+    assert logged.deciding() == plain.deciding()
+    assert command_line(logged) == command_line(plain)
+    assert set(plain.deciding()) == set(Settings.model_fields) - {"log_to"}
+
+
 def test_thresholds_and_names_as_text() -> None:
     environ = {"MODELDIFF_THRESHOLDS": "nu_error=0.3, min_firings=4", "MODELDIFF_ARENA_NAMES": "x,y"}
     settings, _ = make_settings(PAIR, environ=environ)
@@ -88,6 +97,7 @@ def test_the_cache_variables_are_no_settings() -> None:
         (PAIR | {"arena_names": ("x",)}, {}, "", r"arena_names"),
         (PAIR | {"k": 0}, {}, "", r"k = 0: .*greater than or equal to 1"),
         (PAIR | {"dtype": "int8"}, {}, "", r"dtype = 'int8'"),
+        (PAIR | {"log_to": ("wandbee",)}, {}, "", r"log_to.0 = 'wandbee': .*'tensorboard' or 'wandb'"),
         (PAIR | {"k": 99, "latents": 98}, {}, "", r"k = 99 exceeds the number of latents, 98"),
         (PAIR | {"heldout_share": 1.0}, {}, "", r"heldout_share = 1.0"),
         ({"base": "org/a"}, {}, "", r"--tuned is missing"),

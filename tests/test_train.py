@@ -19,6 +19,7 @@ from modeldiff_eval import train_step as T
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import ActivationsError, CrosscoderError, OutputError, SettingsError
 from modeldiff_eval.sparse import Sparse
+from modeldiff_eval.training_log import read_log
 
 D_MODEL = 6
 
@@ -239,7 +240,7 @@ def test_training_explains_planted_structure_and_calibrates_l0(tmp_path: Path) -
     assert quality.fve_first > 0.8
     assert quality.fve_second > 0.8
     assert quality.l0 == pytest.approx(3, rel=0.02)
-    log = L.read_log(tmp_path / "a")
+    log = read_log(tmp_path / "a")
     assert [line["step"] for line in log] == list(range(1, 201))
     assert log[-1]["fve_first"] > 0.8 > log[0]["fve_first"]
     assert not list((tmp_path / "a").glob("checkpoint*"))
@@ -270,7 +271,16 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         torch.testing.assert_close(getattr(whole, name), getattr(resumed, name), rtol=0, atol=0)
     assert whole.threshold == resumed.threshold
-    assert L.read_log(tmp_path / "cut") == L.read_log(tmp_path / "whole")
+    assert read_log(tmp_path / "cut") == read_log(tmp_path / "whole")
+
+
+def test_a_finished_training_leaves_nothing_of_an_earlier_kill(tmp_path: Path) -> None:
+    x, _ = planted()
+    (tmp_path / "sub.partial").mkdir()
+    for name in ("checkpoint-3-0-of-1.safetensors.99.partial", "training.jsonl.99.partial"):
+        (tmp_path / name).touch()
+    run(tmp_path, x, steps=5)
+    assert {path.name for path in tmp_path.iterdir()} == {"sub.partial", "training.jsonl"}
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
