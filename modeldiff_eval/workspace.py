@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +15,17 @@ import torch
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
-from modeldiff_eval import crosscoder as coders
-from modeldiff_eval import crosscoder_import as importing
 from modeldiff_eval import models as weights
-from modeldiff_eval.crosscoder import Crosscoder
-from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.progress import Reporter
-from modeldiff_eval.quality import Quality, evaluate, write_quality
-from modeldiff_eval.records import CrosscoderInfo, ModelInfo
+from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.settings import Settings
-from modeldiff_eval.store import copy_folder, fingerprint, once, write_json
-from modeldiff_eval.train import MappedSource, train
-from modeldiff_eval.train_step import TrainSettings
+from modeldiff_eval.store import fingerprint, once, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KEEP_LOADED_BYTES = 2 << 30
+"""Models of so many bytes together stay loaded while a crosscoder is trained from the disk; larger ones go."""
 
 
 class Pool:
@@ -49,6 +45,28 @@ class Pool:
             self._loaded[name] = weights.load(source, device=self.device, dtype=name[1], cache=self._cache)
             self.caveats += self._loaded[name].caveats
         return self._loaded[name]
+
+    def together(self, *sources: weights.Source) -> list[weights.Loaded]:
+        """Models that are needed side by side, whatever their size; the others go, as far as they are big."""
+        names = [(source.key, self.dtype) for source in sources]
+        self.trim(keep=names)
+        for source, name in zip(sources, names, strict=True):
+            if name not in self._loaded:
+                self._loaded[name] = weights.load(source, device=self.device, dtype=self.dtype, cache=self._cache)
+                self.caveats += self._loaded[name].caveats
+        return [self._loaded[name] for name in names]
+
+    def trim(self, *, keep: Sequence[tuple[str, torch.dtype]] = ()) -> None:
+        """Let go of models, the oldest first, until the others fit in :data:`KEEP_LOADED_BYTES`."""
+        before = len(self._loaded)
+        for name in [name for name in self._loaded if name not in keep]:
+            if sum(map(_bytes, self._loaded.values())) <= KEEP_LOADED_BYTES:
+                break
+            self._loaded.pop(name)
+        if len(self._loaded) < before:
+            gc.collect()  # A model holds itself in a circle.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def put(self, loaded: weights.Loaded) -> None:
         """Use a model that someone else has loaded."""
@@ -99,6 +117,8 @@ def open_workspace(
     """
     loaded = loaded or {}
     device = weights.pick_device(settings.device)
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", torch.cuda.current_device())  # A thread's current device is another one.
     pool = Pool(device, weights.pick_dtype(settings.dtype, device), cache)
     sources = weights.resolve_all(
         settings.base,
@@ -221,97 +241,6 @@ def harvest_role(
             advance(done, total)
 
         return acts.harvest(model, corpus, layer=work.layer, cache=work.cache, on_progress=count)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One crosscoder with the rows it was trained on."""
-
-    first: str
-    second: str
-    crosscoder: Crosscoder
-    info: CrosscoderInfo
-    rows: acts.PairedRows
-    quality: Quality
-
-
-def crosscoder_for(
-    work: Workspace,
-    corpus: corpora.TokenCorpus,
-    kept: acts.Kept,
-    rows: dict[str, acts.Activations],
-    first: str,
-    second: str,
-    given: str | None,
-    out: Path,
-) -> Pair:
-    """Load the given crosscoder, or train one, or find it in the cache; copy it into the run's folder."""
-    settings = work.settings
-    pair = acts.PairedRows([rows[first], rows[second]])
-    train_rows, heldout = acts.split_rows(corpus, kept)
-    d_model = rows[first].d_model
-    if given:
-        model, about = importing.resolve(given)
-        coders.require_width(model, d_model, given)
-        if "caveat" in about:
-            work.caveats.append(about["caveat"])
-        quality, source, folder = (
-            evaluate(model, pair, heldout, train_rows),
-            f"loaded from {weights.public_name(given)}",
-            None,
-        )
-    else:
-        options = TrainSettings(
-            n_latents=settings.latents,
-            k=settings.k,
-            steps=settings.steps,
-            batch=min(settings.batch, max(1, len(train_rows))),
-            lr=settings.lr,
-            seed=settings.seed,
-        )
-        kept_key = fingerprint([len(kept.rows), int(kept.rows.sum())])
-        key = fingerprint(["crosscoder-1", rows[first].key, rows[second].key, kept_key, options.model_dump()])
-        folder = work.cache / "crosscoders" / key
-
-        def make(partial: Path) -> None:
-            with work.reporter.task(f"Training the crosscoder ({first}, {second})", unit="steps") as advance:
-                model = train(
-                    MappedSource(pair, train_rows, batch=options.batch, seed=options.seed),
-                    options,
-                    folder=partial,
-                    heldout=(pair, heldout),
-                    on_step=lambda step, steps, _: advance(step, steps),
-                )
-            with work.reporter.task("Measuring its quality"):
-                quality = evaluate(model, pair, heldout, train_rows)
-            metadata = {"first": first, "second": second, "layer": work.layer, "training": options.model_dump()}
-            coders.save_native(model, partial / "native", metadata)
-            coders.save_jumprelu(model, partial / "jumprelu", metadata)
-            write_quality(partial, quality)
-
-        if once(folder, make):
-            work.trained.append(f"({first}, {second})")
-        model, _ = coders.load(folder)
-        quality = Quality.model_validate_json((folder / "quality.json").read_text())
-        source = "trained on this corpus"
-        for name in ("native", "jumprelu"):
-            copy_folder(folder / name, out / "crosscoders" / f"{first}--{second}" / name)
-        copy_folder(folder, out / "crosscoders" / f"{first}--{second}")
-    info = CrosscoderInfo(
-        first=first, second=second, layer=work.layer, n_latents=model.n_latents, k=model.k or round(quality.l0), tokens=len(train_rows),
-        fve_first=quality.fve_first, fve_second=quality.fve_second, l0=quality.l0, dead_share=quality.dead_share, source=source,
-    )  # fmt: skip
-    return Pair(first, second, model, info, pair, quality)
-
-
-def given_crosscoders(settings: Settings, n: int) -> list[str | None]:
-    """The crosscoders named on the command line, one for each that the design needs."""
-    if not settings.crosscoder:
-        return [None] * n
-    if len(settings.crosscoder) != n:
-        what = "one (base, tuned)" if n == 1 else "two: (anchor, base) and (anchor, tuned), in this order"
-        raise SettingsError(f"--crosscoder was given {len(settings.crosscoder)} times; this design needs {what}.")
-    return list(settings.crosscoder)
 
 
 def null_rows(work: Workspace, corpus: corpora.TokenCorpus) -> tuple[acts.Activations, np.ndarray[Any, Any]] | None:

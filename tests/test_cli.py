@@ -221,12 +221,12 @@ def test_an_unwritable_output(run: Run, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(compare: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from modeldiff_eval import workspace
+    from modeldiff_eval import fit
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workspace, "train", interrupt)
+    monkeypatch.setattr(fit, "train", interrupt)
     code, out, err = compare("--out", "run")
     assert (code, out) == (130, "")
     assert "run the same command again to resume" in err

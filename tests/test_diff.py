@@ -179,7 +179,7 @@ def test_a_second_run_does_nothing_twice_and_says_the_same(
     run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activations, "forward_rows", None)
-    monkeypatch.setattr("modeldiff_eval.workspace.train", None)
+    monkeypatch.setattr("modeldiff_eval.fit.train", None)
     monkeypatch.setattr("modeldiff_eval.models.load", None)
     recorder = Recorder()
     again = run(base_model, tuned_model, reporter=recorder)
