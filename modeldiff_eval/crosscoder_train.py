@@ -16,7 +16,7 @@ from modeldiff_eval.plan_run import require_room
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.settings import Settings, command_line
-from modeldiff_eval.store import once, require_writable
+from modeldiff_eval.store import partial_of, require_writable
 
 PAIR = ("base", "tuned")
 
@@ -65,7 +65,8 @@ def train_crosscoder(
     if not out.exists():
         fit.fit(work, material, *PAIR, ranks=ranks, checkpoint_minutes=checkpoint_minutes)
         if ranks.leader:
-            once(out, lambda partial: fit.copy_crosscoder(folder, partial))
+            fit.copy_crosscoder(folder, partial_of(out))
+            partial_of(out).rename(out)
     if not ranks.leader:
         return None
     return describe(str(out)) | {
