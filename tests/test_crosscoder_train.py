@@ -207,7 +207,8 @@ def test_an_interrupted_training_goes_on(
     assert not (tmp_path / "cut").exists()
     rest = Recorder()
     facts = make(tmp_path / "cut", cache=tmp_path / "two", reporter=rest)
-    assert facts and facts["trained"]
+    assert facts
+    assert facts["trained"]
     (steps,) = (calls for title, calls in rest.calls.items() if title.startswith("Training"))
     assert 10 < steps[0] <= 21
     assert same(tmp_path / "cut", tmp_path / "whole")
@@ -228,8 +229,9 @@ def test_a_document_with_nan_is_named(
 
     source = save_corpus(tmp_path / "text.jsonl", documents=90, seed=5)
     rows = [json.loads(line) for line in source.read_text().splitlines()]
-    at = next(i for i, row in enumerate(rows) if "text" in row and not is_heldout(f"d{i}", share=0.25, seed=0))
-    rows[at]["text"] = "Z" + rows[at]["text"]
+    at = next(i for i, row in enumerate(rows) if "text" in row)
+    group = next(name for name in "abcdef" if not is_heldout(name, share=0.25, seed=0))
+    rows[at] |= {"text": "Z" + rows[at]["text"], "group": group}
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = load_model(tuned_model)
     with torch.no_grad():
@@ -302,7 +304,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         )  # fmt: skip
         monkeypatch.setattr(plan_run, "machine", lambda *_: place)
 
-    yield put
+    return put
 
 
 def test_the_paper_is_planned_without_models(run: Run, machine: Callable[..., None], fresh: Path) -> None:
@@ -316,10 +318,12 @@ def test_the_paper_is_planned_without_models(run: Run, machine: Callable[..., No
     code, out, _ = run("crosscoder", "train", "--preset", "paper", "--dry-run", "--plan-ranks", "8", "--json")
     planned = json.loads(out)
     assert (code, planned["fits"], planned["job"]["ranks"]) == (2, False, 8)
-    assert planned["problems"] and planned["advice"]
+    assert planned["problems"]
+    assert planned["advice"]
     code, out, _ = run("crosscoder", "train", "--preset", "paper", "--dry-run", "--no-stream")
     assert code == 2
-    assert "Does not fit" in out and "What would" in out
+    assert "Does not fit" in out
+    assert "What would" in out
     assert not fresh.exists()
 
 
@@ -345,7 +349,9 @@ def test_what_cannot_fit_is_refused_before_any_work(
     machine(ram=0.0001, free=100)
     code, out, err = fitted("--out", "cc")
     assert (code, out) == (2, "")
-    assert "does not fit here" in err and "of RAM are needed" in err and "--force" in err
+    assert "does not fit here" in err
+    assert "of RAM are needed" in err
+    assert "--force" in err
     assert not fresh.exists()
     assert fitted("--out", "cc", "--force", "-q") == (0, "cc\n", "")
 
