@@ -193,7 +193,7 @@ def _compare(
     if not verbose:
         hush()
     cache = out / "cache" if no_cache else cache_dir()
-    if not (force or settings.crosscoder):
+    if not (force or settings.crosscoder or (out / "card.json").exists()):
         from modeldiff_eval.plan_run import require_room
 
         require_room(settings, cache)

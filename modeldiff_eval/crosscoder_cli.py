@@ -14,7 +14,6 @@ from modeldiff_eval.errors import CrosscoderError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from modeldiff_eval.crosscoder import Crosscoder
-    from modeldiff_eval.settings import Settings
 
 HELP = """Train crosscoders, look at them, bring in those of others, hand ours on.
 
@@ -102,7 +101,7 @@ def train(
     An interrupted training goes on when the same command is given again, with as many processes. Settings without an option
     here (batch, lr, measure_tokens, …) come from --config or MODELDIFF_* variables.
     """
-    from modeldiff_eval.settings import make_settings
+    from modeldiff_eval.settings import PAPER_MODEL, make_settings
 
     flags: dict[str, Any] = {
         "base": first, "tuned": second, "corpus": tuple(corpus or ()) or None, "tokens": tokens, "layer": layer, "preset": preset,
@@ -111,75 +110,24 @@ def train(
     }  # fmt: skip
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    if dry_run:
-        from modeldiff_eval.plan_run import PAPER_MODEL
+    if not verbose:
+        from modeldiff_eval.terminal import hush
 
+        hush()  # Before the libraries are imported: they look once.
+    from modeldiff_eval.crosscoder_train import print_plan, train_command
+
+    if dry_run:
         if first is None and second is None and preset == "paper":
             flags |= {"base": PAPER_MODEL, "tuned": PAPER_MODEL}
-        _plan(make_settings(flags, config=config)[0], plan_ranks, as_json=as_json)
+        if not print_plan(make_settings(flags, config=config)[0], plan_ranks, as_json=as_json):
+            raise typer.Exit(2)
         return
     settings, _ = make_settings(flags, config=config)
     if out is None:
         raise UsageError("--out is missing: name the folder that the crosscoder goes to.")
-    _train(
-        settings, out, Path(f"{out}.cache") if no_cache else None, checkpoint_minutes,
-        force=force, as_json=as_json, quiet=quiet, verbose=verbose,
+    train_command(
+        settings, out, no_cache=no_cache, checkpoint_minutes=checkpoint_minutes, force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
-
-
-def _plan(settings: Settings, ranks: int | None, *, as_json: bool) -> None:
-    from modeldiff_eval.plan_run import plan_run
-    from modeldiff_eval.store import cache_dir
-
-    if os.environ.get("RANK", "0") != "0":
-        return
-    made = plan_run(settings, cache_dir(), ranks=ranks or int(os.environ.get("WORLD_SIZE", "1")))
-    print(made.to_json() if as_json else "\n".join(made.lines()))
-    if not made.fits:
-        raise typer.Exit(2)
-
-
-def _train(
-    settings: Settings,
-    out: Path,
-    cache: Path | None,
-    minutes: float | None,
-    *,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    from rich.console import Console
-
-    from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.store import cache_dir
-    from modeldiff_eval.terminal import TerminalReporter, hush
-
-    if not verbose:
-        hush()
-    from modeldiff_eval.crosscoder_train import share_processors, summary, train_crosscoder
-    from modeldiff_eval.ranks import Ranks
-
-    ranks = Ranks.from_environment(settings.device)
-    share_processors()
-    errors = Console(stderr=True)
-    reporter = Reporter() if quiet or not ranks.leader else TerminalReporter(errors)
-    facts = train_crosscoder(
-        settings,
-        out,
-        cache=cache or cache_dir(),
-        reporter=reporter,
-        ranks=ranks,
-        checkpoint_minutes=minutes,
-        force=force,
-    )
-    if facts is None:
-        return
-    if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
-    else:
-        print(out if quiet else "\n".join(summary(facts, settings)))
 
 
 @crosscoder_app.command()

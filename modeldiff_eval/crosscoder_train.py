@@ -8,15 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from modeldiff_eval import fit
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.crosscoder_info import describe
 from modeldiff_eval.errors import UsageError
-from modeldiff_eval.plan_run import require_room
+from modeldiff_eval.plan_run import plan_run, require_room
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.settings import Settings, command_line
-from modeldiff_eval.store import partial_of, require_writable
+from modeldiff_eval.store import cache_dir, partial_of, require_writable
+from modeldiff_eval.terminal import TerminalReporter
 
 PAIR = ("base", "tuned")
 
@@ -53,7 +56,7 @@ def train_crosscoder(
 
     def prepare() -> tuple[ws.Workspace, fit.Material, Path]:
         _require_free(out)
-        if ranks.leader and not force:
+        if ranks.leader and not (force or out.exists()):
             require_room(settings, cache, ranks=ranks.world)
         work = ws.open_workspace(settings, cache=cache, reporter=reporter)
         material = fit.harvest(work, ws.gather_text(work))
@@ -67,6 +70,7 @@ def train_crosscoder(
         if ranks.leader:
             fit.copy_crosscoder(folder, partial_of(out))
             partial_of(out).rename(out)
+    ranks.leave()
     if not ranks.leader:
         return None
     return describe(str(out)) | {
@@ -106,7 +110,42 @@ def _key(out: Path) -> str | None:
         return None
 
 
-def share_processors() -> None:
+def train_command(
+    settings: Settings,
+    out: Path,
+    *,
+    no_cache: bool,
+    checkpoint_minutes: float | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """The command itself: join the other processes, train, tell."""
+    ranks = Ranks.from_environment(settings.device)
+    _share_processors()
+    facts = train_crosscoder(
+        settings,
+        out,
+        cache=Path(f"{out}.cache") if no_cache else cache_dir(),
+        reporter=Reporter() if quiet or not ranks.leader else TerminalReporter(Console(stderr=True)),
+        ranks=ranks,
+        checkpoint_minutes=checkpoint_minutes,
+        force=force,
+    )
+    if facts is not None:
+        text = "\n".join(_summary(facts, settings))
+        print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else out if quiet else text)
+
+
+def print_plan(settings: Settings, ranks: int | None, *, as_json: bool) -> bool:
+    """Print the plan of a training, once if there are several processes; whether it fits here."""
+    made = plan_run(settings, cache_dir(), ranks=ranks or int(os.environ.get("WORLD_SIZE", "1")))
+    if os.environ.get("RANK", "0") == "0":
+        print(made.to_json() if as_json else "\n".join(made.lines()))
+    return made.fits
+
+
+def _share_processors() -> None:
     """Give each process of ``torchrun`` its share of the processors; torchrun itself gives each of them one thread."""
     import torch
 
@@ -116,7 +155,7 @@ def share_processors() -> None:
         torch.set_num_threads(max(1, cores // beside))
 
 
-def summary(facts: dict[str, Any], settings: Settings) -> list[str]:
+def _summary(facts: dict[str, Any], settings: Settings) -> list[str]:
     """The end of a training, for the terminal."""
     about, quality = facts["metadata"], facts["quality"]
     first, second = about["models"]

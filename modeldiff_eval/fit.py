@@ -154,7 +154,8 @@ def fit(
 ) -> Path:
     """Train the crosscoder, or go on with it, or find it; returns its folder in the cache.
 
-    With several ranks all of them call this and train in one folder; it is finished when the leader's call returns.
+    With several ranks all of them call this and train in one folder; they part when it is trained, and it is finished when
+    the leader's call returns.
     """
     ranks = ranks or Ranks()
     folder = cache_folder(work, material, first, second)

@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 from modeldiff_eval.errors import ModelError, SettingsError
 from modeldiff_eval.plan import GEMMA_2_9B, Plan, Shape, make_job, plan, shape_of, sizes
 from modeldiff_eval.plan_machine import Machine, machine
-from modeldiff_eval.settings import Settings
+from modeldiff_eval.settings import PAPER_MODEL, Settings
 
 if TYPE_CHECKING:
     import torch
-
-PAPER_MODEL = "a model of Gemma-2-9b's size"
-"""Stands for both models where the ``paper`` preset is planned without any."""
 
 
 def plan_run(settings: Settings, cache: Path, *, ranks: int = 1) -> Plan:

@@ -123,7 +123,7 @@ class Ranks:
 
     def leave(self) -> None:
         """Part from the other ranks; what follows is each one's own."""
-        if self.world > 1:
+        if self.world > 1 and dist.is_initialized():
             self.wait()
             dist.destroy_process_group()
 
@@ -158,6 +158,5 @@ class Ranks:
 def _device() -> torch.device:
     if dist.get_backend() != "nccl":
         return torch.device("cpu")
-    return torch.device(
-        "cuda", int(os.environ.get("LOCAL_RANK", "0"))
-    )  # The current device is another one in a thread.
+    # By number: a thread has a current device of its own.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError
 from modeldiff_eval.errors import SettingsError, did_you_mean
 from modeldiff_eval.records import Record
 
+PAPER_MODEL = "a model of Gemma-2-9b's size"
+"""Stands for both models where the ``paper`` preset is planned without any."""
 Preset = Literal["quick", "standard", "paper"]
 Method = Literal["batchtopk"]
 

@@ -29,38 +29,49 @@ KEEP_LOADED_BYTES = 2 << 30
 
 
 class Pool:
-    """Loaded models, kept while they fit in :data:`KEEP_LOADED_BYTES`, so that big models are held one at a time."""
+    """Loaded models, kept while they fit in :data:`KEEP_LOADED_BYTES`, so that big models are held one at a time.
+
+    Models that someone else has loaded (:meth:`put`) stay: they are in memory anyway, and may not be on any disk.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, cache: Path) -> None:
         self.device, self.dtype, self._cache = device, dtype, cache
         self._loaded: dict[tuple[str, torch.dtype], weights.Loaded] = {}
+        self._given: set[tuple[str, torch.dtype]] = set()
         self.caveats: list[str] = []
 
     def get(self, source: weights.Source, dtype: torch.dtype | None = None) -> weights.Loaded:
         """The model of ``source``, loaded now or still there."""
         name = (source.key, dtype or self.dtype)
         if name not in self._loaded:
-            while self._loaded and sum(map(_bytes, self._loaded.values())) * 2 > KEEP_LOADED_BYTES:
-                self._loaded.pop(next(iter(self._loaded)))
-            self._loaded[name] = weights.load(source, device=self.device, dtype=name[1], cache=self._cache)
-            self.caveats += self._loaded[name].caveats
+            self._let_go(KEEP_LOADED_BYTES // 2)
+            self._load(source, name[1])
         return self._loaded[name]
 
     def together(self, *sources: weights.Source) -> list[weights.Loaded]:
         """Models that are needed side by side, whatever their size; the others go, as far as they are big."""
         names = [(source.key, self.dtype) for source in sources]
-        self.trim(keep=names)
+        self._let_go(KEEP_LOADED_BYTES, keep=names)
         for source, name in zip(sources, names, strict=True):
             if name not in self._loaded:
-                self._loaded[name] = weights.load(source, device=self.device, dtype=self.dtype, cache=self._cache)
-                self.caveats += self._loaded[name].caveats
+                self._load(source, self.dtype)
         return [self._loaded[name] for name in names]
 
-    def trim(self, *, keep: Sequence[tuple[str, torch.dtype]] = ()) -> None:
-        """Let go of models, the oldest first, until the others fit in :data:`KEEP_LOADED_BYTES`."""
+    def trim(self) -> None:
+        """Let go of models until the others fit in :data:`KEEP_LOADED_BYTES`."""
+        self._let_go(KEEP_LOADED_BYTES)
+
+    def _load(self, source: weights.Source, dtype: torch.dtype) -> None:
+        loaded = weights.load(source, device=self.device, dtype=dtype, cache=self._cache)
+        self._loaded[source.key, dtype] = loaded
+        self.caveats += loaded.caveats
+
+    def _let_go(self, limit: int, keep: Sequence[tuple[str, torch.dtype]] = ()) -> None:
+        """The oldest models go first, until those that were loaded here have ``limit`` bytes at most."""
         before = len(self._loaded)
-        for name in [name for name in self._loaded if name not in keep]:
-            if sum(map(_bytes, self._loaded.values())) <= KEEP_LOADED_BYTES:
+        own = [name for name in self._loaded if name not in self._given]
+        for name in [name for name in own if name not in keep]:
+            if sum(_bytes(self._loaded[name]) for name in own if name in self._loaded) <= limit:
                 break
             self._loaded.pop(name)
         if len(self._loaded) < before:
@@ -71,6 +82,7 @@ class Pool:
     def put(self, loaded: weights.Loaded) -> None:
         """Use a model that someone else has loaded."""
         self._loaded[loaded.source.key, loaded.dtype] = loaded
+        self._given.add((loaded.source.key, loaded.dtype))
 
 
 def _bytes(loaded: weights.Loaded) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tiny_pair import save_corpus
 
 from modeldiff_eval import fit
@@ -134,21 +133,3 @@ def test_models_in_memory_while_the_crosscoder_is_trained(
     assert (fit.fit(work, material, "base", "tuned") / "quality.json").exists()
     assert alive == [there]
     assert sum(model() is not None for model in loaded) == (2 if limit else 0)
-
-
-def test_a_model_beside_itself_is_loaded_once(base_model: Path, text: Path, tmp_path: Path) -> None:
-    work, _ = prepared((base_model, base_model), text, tmp_path, stream=True)
-    first, second = work.pool.together(work.sources["base"], work.sources["tuned"])
-    assert first is second
-
-
-def test_a_gpu_is_named_by_its_number(
-    base_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The harvesting thread has a current device of its own."""
-    monkeypatch.setattr(ws.weights, "pick_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    settings, _ = make_settings(
-        {"base": str(base_model), "tuned": str(base_model), "corpus": (str(text),), "dtype": "float32"}, environ={}
-    )
-    assert ws.open_workspace(settings, cache=tmp_path, reporter=Reporter()).pool.device == torch.device("cuda:3")
