@@ -96,7 +96,7 @@ def train(
       modeldiff-eval crosscoder train --first X --second Y --corpus chats.jsonl --stream --out crosscoders/mine
       modeldiff-eval crosscoder train --preset paper --dry-run --plan-ranks 8
       torchrun --nproc-per-node 2 --no-python modeldiff-eval crosscoder train --first X --second Y --out crosscoders/mine
-      accelerate launch --num_processes 2 --no_python modeldiff-eval crosscoder train --first X --second Y --out crosscoders/mine
+      accelerate launch --multi_gpu --num_processes 2 --no_python modeldiff-eval crosscoder train --first X --second Y --out crosscoders/mine
 
     An interrupted training goes on when the same command is given again, with as many processes. Settings without an option
     here (batch, lr, measure_tokens, …) come from --config or MODELDIFF_* variables.

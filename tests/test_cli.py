@@ -64,7 +64,10 @@ def compare(quick: None, run: Run, base_model: Path, tuned_model: Path, small_co
 # Help and version: nothing heavy ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["card", "--help"], ["--version"], ["tasks-dir"], []])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["-h"], ["card", "--help"], ["crosscoder", "train", "--help"], ["--version"], ["tasks-dir"], []],
+)
 def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
     script = (
         "import sys\nfrom modeldiff_eval.cli import main\n"
