@@ -77,8 +77,10 @@ def train_crosscoder(
         "path": str(out),
         "trained": bool(work.trained),
         "rows_presented": settings.steps * fit.train_settings(work, material).batch,
-        "dropped_bos": material.dropped_bos,
-        "dropped_outliers": material.kept.dropped_outliers,
+        "dropped": {
+            "bos": material.dropped_bos,
+            "outliers_in_measured_text": material.kept.dropped_outliers,
+        },
         "processes": ranks.world,
         "caveats": list(dict.fromkeys([*work.caveats, *work.pool.caveats])),
         "seconds": round(time.monotonic() - started, 1),

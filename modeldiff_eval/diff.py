@@ -247,18 +247,19 @@ def _corpus_caveats(settings: Settings, material: fit.Material, coders: list[fit
     what = f"{corpus.tokens:,} tokens in {len(corpus.documents['id'])} documents, {int(corpus.heldout_documents().sum())} of them held out by prompt"
     sinks = f"with a norm beyond {acts.OUTLIER_FACTOR:g} × the median (attention sinks)"
     if material.streamed:
-        trained = (
-            "no crosscoder was trained here"
-            if settings.crosscoder
-            else f"{settings.steps * settings.batch:,} training rows were streamed from both models"
-        )
+        rows = settings.steps * min(settings.batch, material.tokens)
+        trained = f"{rows:,} training rows were streamed from each pair of models"
         out = [
-            f"{what}; {trained}, and only {measured.tokens:,} tokens of {len(set(measured.sequences[:, 2]))} held-out documents "
-            "were kept for the threshold, fve, L0, ν, shifts, coverage and examples: all of these speak about that text only.",
-            f"Dropped: leading BOS tokens ({material.dropped_bos} in the corpus, {kept.dropped_bos} in the measured text), tokens {sinks} "
-            f"({kept.dropped_outliers} in the measured text; while training, those beyond {acts.OUTLIER_FACTOR:g} × the median of the first "
-            "block), and of each pass those at the end of a block that fill no batch.",
+            f"{what}; {'no crosscoder was trained here' if settings.crosscoder else trained}, and only {measured.tokens:,} tokens of "
+            f"{len(set(measured.sequences[:, 2]))} held-out documents were kept for fve, L0, ν, shifts, coverage and examples (and the threshold "
+            "of a trained crosscoder): all of these speak about that text only.",
+            f"{kept.dropped_bos} leading BOS tokens and {kept.dropped_outliers} tokens {sinks} were dropped from it.",
         ]
+        if not settings.crosscoder:
+            out.append(
+                f"While training, leading BOS tokens were left out as well, tokens with a norm beyond {acts.OUTLIER_FACTOR:g} × the median of the "
+                "first block, and of each pass those at the end of a block that fill no batch."
+            )
     else:
         out = [
             f"{what}; {kept.dropped_bos} leading BOS tokens and {kept.dropped_outliers} tokens {sinks} were dropped. ν and shifts speak about "

@@ -170,7 +170,7 @@ def test_streaming_keeps_a_sample_on_the_disk(fitted: Run, fresh: Path) -> None:
     measured = json.loads(out)["quality"]["heldout_tokens"]
     sizes = {path.stat().st_size for path in (fresh / "activations").glob("*/rows.bin")}
     assert len(sizes) == 1
-    assert sizes.pop() == (measured + json.loads(out)["dropped_outliers"] + _bos(fresh)) * 32 * 4
+    assert sizes.pop() == (measured + json.loads(out)["dropped"]["outliers_in_measured_text"] + _bos(fresh)) * 32 * 4
 
 
 def _bos(cache: Path) -> int:

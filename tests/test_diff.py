@@ -442,9 +442,12 @@ def test_a_streamed_run_says_what_it_was_trained_and_measured_on(
     quality = json.loads((streamed.out / "crosscoders" / "base--tuned" / "quality.json").read_text())
     assert quality["dead_tokens"] == quality["heldout_tokens"] <= measured
     said = "\n".join(card.caveats)
-    assert f"{STEPS * 256:,} training rows were streamed from both models" in said
+    assert f"{STEPS * 256:,} training rows were streamed from each pair of models" in said
     assert f"only {measured:,} tokens of " in said
-    assert "while training, those beyond 10 × the median of the first block" in said
+    assert (
+        "While training, leading BOS tokens were left out as well, tokens with a norm beyond 10 × the median of the first block"
+        in said
+    )
     assert f"dead = silent over these {quality['dead_tokens']:,} tokens" in said
     assert "--stream" in card.provenance.command
     assert "MODELDIFF_MEASURE_TOKENS=2000" in card.provenance.command
@@ -470,7 +473,9 @@ def test_a_streamed_crosscoder_is_found_again_by_a_comparison(
     )
     (loaded,) = given.card.crosscoders
     assert loaded == info.model_copy(update={"source": "loaded from cc"})
-    assert "no crosscoder was trained here" in "\n".join(given.card.caveats)
+    said = "\n".join(given.card.caveats)
+    assert "no crosscoder was trained here" in said
+    assert "While training" not in said
     pd.testing.assert_frame_equal(given.latents, found.latents)
 
 
