@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from modeldiff_eval import models as weights
 from modeldiff_eval.corpus import TokenCorpus, heldout_sample
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import SettingsError
+from modeldiff_eval.models import Loaded
 from modeldiff_eval.quality import Quality, evaluate, write_quality
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.records import CrosscoderInfo
@@ -24,6 +26,9 @@ from modeldiff_eval.stream import StreamedSource, default_block
 from modeldiff_eval.train import MappedSource, RowSource, train
 from modeldiff_eval.train_step import TrainSettings
 from modeldiff_eval.workspace import Workspace, harvest_role
+
+STEP_COST = 4.0
+"""A training step takes about four times as long as its encoder product would at a forward pass's rate (decision 009)."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,18 @@ def fit(
     return folder
 
 
+def _threads(models: Sequence[Loaded], layer: int, options: TrainSettings) -> tuple[int | None, int | None]:
+    """CPU threads of the harvest and of the trainer, by what a token costs each; where models are on a GPU nothing is divided."""
+    if models[0].device.type != "cpu":
+        return None, None
+    n = torch.get_num_threads()
+    parts = [block for model in models for block in weights.blocks(model.model)[: layer + 1]]
+    forward = 2 * sum(parameter.numel() for block in parts for parameter in block.parameters())
+    training = STEP_COST * 4 * models[0].d_model * options.n_latents
+    harvest = min(n, max(1, round(n * forward / (forward + training))))
+    return harvest, max(1, n - harvest)
+
+
 def _train_into(
     folder: Path, work: Workspace, material: Material, pair: tuple[str, str], ranks: Ranks, minutes: float | None
 ) -> None:
@@ -182,10 +199,13 @@ def _train_into(
     options = train_settings(work, material)
     source: RowSource
     if material.streamed:
+        both = work.pool.together(work.sources[first], work.sources[second])
+        theirs, ours = _threads(both, work.layer, options)
         source = StreamedSource(
-            work.pool.together(work.sources[first], work.sources[second]), material.corpus, layer=work.layer, batch=options.batch,
-            seed=options.seed, bos=work.tokenizer.bos_token_id, ranks=ranks,
+            both, material.corpus, layer=work.layer, batch=options.batch, seed=options.seed, bos=work.tokenizer.bos_token_id,
+            harvest_threads=theirs, train_threads=ours, ranks=ranks,
         )  # fmt: skip
+        del both
     else:
         work.pool.trim()
         source = MappedSource(rows, train_rows, batch=options.batch, seed=options.seed, ranks=ranks)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_pair import save_corpus
 
 from modeldiff_eval import fit
@@ -17,6 +18,7 @@ from modeldiff_eval import workspace as ws
 from modeldiff_eval.corpus import ReadReport, TokenCorpus
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.settings import make_settings
+from modeldiff_eval.train_step import TrainSettings
 
 BOS = 1
 
@@ -101,6 +103,25 @@ def test_the_size_of_a_block_names_a_streamed_crosscoder(
     before = fit.cache_folder(work, material, "base", "tuned")
     monkeypatch.setattr("modeldiff_eval.stream.BLOCK_BYTES", 1 << 20)
     assert fit.cache_folder(work, material, "base", "tuned") != before
+
+
+def test_threads_go_where_the_time_goes(
+    base_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: two models of two blocks read cost 2 · 2 · 2 · p for a token, a step 4 · 4 · 32 · latents."""
+    work, _ = prepared((base_model, base_model), text, tmp_path)
+    models = work.pool.together(work.sources["base"], work.sources["tuned"])
+    p = sum(parameter.numel() for parameter in ws.weights.blocks(models[0].model)[0].parameters())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+
+    def shared(latents: float) -> tuple[int | None, int | None]:
+        return fit._threads(models, 1, TrainSettings(n_latents=int(latents), k=2, steps=4))
+
+    even = 8 * p / (4 * 4 * 32)
+    assert [shared(even), shared(even / 3), shared(3 * even)] == [(4, 4), (6, 2), (2, 6)]
+    assert [shared(2), shared(1000 * even)] == [(8, 1), (1, 7)]
+    models[0].__dict__["device"] = torch.device("cuda")
+    assert shared(even) == (None, None)
 
 
 @pytest.mark.parametrize(("stream", "limit", "there"), [(False, 0, 0), (False, 1 << 30, 2), (True, 0, 2)])
