@@ -87,14 +87,14 @@ class Plan(Record):
             f"Memory while training{', of a rank' if job.ranks > 1 else ''} (measuring and naming latents afterwards is not in it)",
         ]
         text += [f"  {_place(part, place):7} {size(part.size):>10}  {part.name}" for part in self.memory if part.size]
-        text += [f"  together{size(device):>10}" + (f"  on the device, {size(host)} in RAM" if host else "  in RAM")]
+        text += [f"  together {size(device):>9}" + (f"  on the device, {size(host)} in RAM" if host else "  in RAM")]
         text += ["Disk", *(f"  {'':7} {size(part.size):>10}  {part.name}" for part in self.disk)]
-        text += [f"  together{size(sum(part.size for part in self.disk)):>10}"]
+        text += [f"  together {size(sum(part.size for part in self.disk)):>9}"]
         if self.time:
             text += ["Time (estimates)"]
             text += [f"  {'':7} {duration(part.seconds):>10}  {part.name} ({part.basis})" for part in self.time]
             whole = sum(part.seconds for part in self.time)
-            text += [f"  together{duration(whole):>10}, without downloads and annotation"]
+            text += [f"  together {duration(whole):>9}, without downloads and annotation"]
         text += [""]
         text += [f"Does not fit  {problem}" for problem in self.problems] or [
             "Fits          this machine, as far as the training goes"
