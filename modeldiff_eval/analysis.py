@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from modeldiff_eval.workspace import Pair, Workspace
+    from modeldiff_eval.fit import Pair
+    from modeldiff_eval.workspace import Workspace
 
 RADIUS = 24
 SHIFT_DRAWS = 1000

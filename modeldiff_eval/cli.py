@@ -11,7 +11,7 @@ import typer
 
 from modeldiff_eval._version import __version__
 from modeldiff_eval.crosscoder_cli import crosscoder_app
-from modeldiff_eval.errors import ModelDiffError, SettingsError, did_you_mean
+from modeldiff_eval.errors import ModelDiffError, SettingsError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +73,14 @@ def run(
         ),
     ] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus to use.")] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Train on rows straight from both models; only a sample of held-out text is kept on the disk.",
+            show_default="only in preset paper",
+        ),
+    ] = None,
     rollouts: Annotated[int | None, typer.Option(help="Packaged prompts that both models answer; 0 for none.")] = None,
     latents: Annotated[int | None, typer.Option(help="Size of the dictionary.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Active latents a token.")] = None,
@@ -113,6 +121,7 @@ def run(
         bool, typer.Option("--show-config", help="Print every setting and where it came from, then stop.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, then stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Use a cache of this run's own, inside --out.")] = False,
     as_json: Json = False,
@@ -138,7 +147,7 @@ def run(
     flags: dict[str, Any] = {
         "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method,
         "crosscoder": tuple(crosscoder or ()) or None, "corpus": tuple(corpus or ()) or None,
-        "tokens": tokens, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
+        "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
         "annotator": annotator, "annotate_top": annotate_top,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "device": device, "dtype": dtype,
@@ -151,10 +160,14 @@ def run(
             print(f"{name:20} {value!s:40} {origin[name]}")
         raise typer.Exit
     out = out or Path("runs") / Path(settings.tuned).name
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     if dry_run:
         _plan(settings, out)
         raise typer.Exit
-    _compare(settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache)
+    _compare(
+        settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force
+    )
 
 
 def _compare(
@@ -166,13 +179,18 @@ def _compare(
     verbose: bool,
     offline: bool = False,
     no_cache: bool = False,
+    force: bool = False,
 ) -> Run:
     from rich.console import Console
 
     from modeldiff_eval.progress import Reporter
     from modeldiff_eval.store import cache_dir, require_writable
-    from modeldiff_eval.terminal import TerminalReporter
+    from modeldiff_eval.terminal import TerminalReporter, hush
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "A comparison runs in one process. Train over several ones with `torchrun … crosscoder train`, then give the result with --crosscoder."
+        )
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.setdefault("WANDB_MODE", "offline")
@@ -183,31 +201,18 @@ def _compare(
     if not quiet:
         errors.print(f"modeldiff-eval {__version__}: {settings.base} → {settings.tuned}", highlight=False, markup=False)
     if not verbose:
-        _hush()
+        hush()
+    cache = out / "cache" if no_cache else cache_dir()
+    if not (force or settings.crosscoder or (out / "card.json").exists()):
+        from modeldiff_eval.plan_run import require_room
+
+        require_room(settings, cache)
     from modeldiff_eval.diff import diff
 
     reporter = Reporter() if quiet else TerminalReporter(errors)
-    run = diff(settings=settings, out=out, cache=out / "cache" if no_cache else cache_dir(), reporter=reporter)
+    run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
     _show(run.card, run.paths, as_json=as_json, quiet=quiet)
     return run
-
-
-def _hush() -> None:
-    """Keep the libraries' own bars and warnings off the terminal."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=UserWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for name in ("lm_eval", "datasets", "fontTools", "weasyprint"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _show(card: Any, paths: dict[str, Path | None], *, as_json: bool, quiet: bool) -> None:
@@ -247,19 +252,15 @@ def _plan(settings: Any, out: Path) -> None:
 
 def _costs(settings: Any) -> None:
     """What training will need, and whether this machine has it; a few seconds of measuring."""
-    from modeldiff_eval import plan
     from modeldiff_eval.errors import ModelError
-    from modeldiff_eval.models import pick_device, pick_dtype
+    from modeldiff_eval.plan_run import plan_run
     from modeldiff_eval.store import cache_dir
 
-    device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device)
     try:
-        job = plan.make_job(settings, plan.shape_of(settings.base), dtype_bytes=dtype.itemsize)
+        made = plan_run(settings, cache_dir())
     except ModelError as error:
         print(f"Costs         not known: {error}")
         return
-    made = plan.plan(job, cache=cache_dir(), device=device, dtype=dtype, heldout_share=settings.heldout_share)
     print("\n" + "\n".join(made.lines()))
 
 
@@ -296,6 +297,7 @@ def demo(
         quiet=quiet,
         verbose=verbose,
         offline=True,
+        force=True,
     )
 
 
@@ -337,7 +339,6 @@ def render(
     quiet: Quiet = False,
 ) -> None:
     """HTML, PDF and Markdown again from card.json."""
-    from modeldiff_eval.errors import UsageError
     from modeldiff_eval.records import Card
     from modeldiff_eval.render import render as render_card
     from modeldiff_eval.store import require_writable

@@ -34,6 +34,7 @@ __all__ = [
     "Document",
     "ReadReport",
     "TokenCorpus",
+    "heldout_sample",
     "heldout_subset",
     "is_heldout",
     "text_sample",
@@ -195,25 +196,31 @@ def text_sample(specs: Sequence[str], *, n: int) -> list[str]:
     return [d.text or "\n".join(content for _, content in d.messages or ()) for d in documents]
 
 
-def heldout_subset(corpus: TokenCorpus, *, tokens: int) -> tuple[TokenCorpus, NDArray[np.int64]]:
-    """A small corpus of held-out documents, about ``tokens`` tokens, in the same order.
-
-    Returns:
-        The corpus, and for every token of ``corpus`` its place in the small one, or −1.
-    """
+def _heldout_parts(corpus: TokenCorpus, tokens: int) -> NDArray[np.int64]:
+    """The sequences of the first held-out documents, whole ones, that hold about ``tokens`` tokens."""
     heldout = corpus.heldout_documents()[corpus.sequences[:, 2]]
     lengths = np.where(heldout, corpus.sequences[:, 1] - corpus.sequences[:, 0], 0)
     chosen = heldout & (np.cumsum(lengths) - lengths < tokens)
     documents = np.unique(corpus.sequences[chosen, 2])
-    chosen = heldout & np.isin(corpus.sequences[:, 2], documents)
-    parts = corpus.sequences[chosen]
-    place = np.full(corpus.tokens, -1, dtype=np.int64)
-    sequences = np.empty_like(parts)
-    at = 0
-    for row, (start, end, document) in enumerate(parts):
-        place[start:end] = np.arange(at, at + end - start)
-        sequences[row] = at, at + end - start, document
-        at += end - start
-    ids = corpus.ids[np.flatnonzero(place >= 0)]
+    parts: NDArray[np.int64] = corpus.sequences[heldout & np.isin(corpus.sequences[:, 2], documents)]
+    return parts
+
+
+def heldout_sample(corpus: TokenCorpus, *, tokens: int) -> TokenCorpus:
+    """A small corpus of held-out documents, about ``tokens`` tokens, in the same order; document numbers stay."""
+    parts = _heldout_parts(corpus, tokens)
+    ends = np.cumsum(parts[:, 1] - parts[:, 0])
+    starts = ends - (parts[:, 1] - parts[:, 0])
+    ids = np.concatenate([corpus.ids[start:end] for start, end, _ in parts])
     key = fingerprint([corpus.key, "heldout subset", tokens])
-    return TokenCorpus(key, ids, sequences, corpus.documents, corpus.report), place
+    sequences = np.stack([starts, ends, parts[:, 2]], axis=1)
+    return TokenCorpus(key, ids, sequences, corpus.documents, corpus.report)
+
+
+def heldout_subset(corpus: TokenCorpus, *, tokens: int) -> tuple[TokenCorpus, NDArray[np.int64]]:
+    """:func:`heldout_sample`, and for every token of ``corpus`` its place in the small one, or −1."""
+    small = heldout_sample(corpus, tokens=tokens)
+    place = np.full(corpus.tokens, -1, dtype=np.int64)
+    for (start, end, _), (at, stop, _) in zip(_heldout_parts(corpus, tokens), small.sequences, strict=True):
+        place[start:end] = np.arange(at, stop)
+    return small, place

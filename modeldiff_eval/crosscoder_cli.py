@@ -1,8 +1,9 @@
-"""``modeldiff-eval crosscoder …``: look at a crosscoder, bring one in, hand one on."""
+"""``modeldiff-eval crosscoder …``: train one, look at it, bring one in, hand one on."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,11 @@ from modeldiff_eval.errors import CrosscoderError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from modeldiff_eval.crosscoder import Crosscoder
 
-HELP = """Look at crosscoders, bring in those of others, hand ours on.
+HELP = """Train crosscoders, look at them, bring in those of others, hand ours on.
 
 \b
 Examples:
+  modeldiff-eval crosscoder train --first org/base-it --second org/tuned-it --out crosscoders/mine
   modeldiff-eval crosscoder info runs/demo/crosscoders/base--tuned
   modeldiff-eval crosscoder import org/published-crosscoder --out crosscoders/published
   modeldiff-eval crosscoder export runs/demo/crosscoders/base--tuned --format jumprelu --out for-saelens
@@ -28,6 +30,107 @@ FORMATS = ("native", "jumprelu", "dictionary_learning")
 crosscoder_app = typer.Typer(help=HELP, rich_markup_mode=None, no_args_is_help=True)
 Where = Annotated[str, typer.Argument(metavar="PATH|REPO", help="Folder, or hub id: org/name[@revision][:folder].")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")]
+
+
+@crosscoder_app.command()
+def train(
+    first: Annotated[str | None, typer.Option("--first", "--base", help="The model before tuning.")] = None,
+    second: Annotated[str | None, typer.Option("--second", "--tuned", help="The model after tuning.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; whole or absent.")] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As for a comparison: file, folder or hub id, NAME=SPEC:WEIGHT; repeatable.", show_default="packaged"
+        ),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus to use.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Zero-based block to read.", show_default="20/42 of the depth")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, standard or paper.", show_default="quick")] = None,
+    latents: Annotated[int | None, typer.Option(help="Size of the dictionary.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Active latents a token.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Take rows straight from both models; only a sample of held-out text is kept on the disk.",
+            show_default="only in preset paper",
+        ),
+    ] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Packaged prompts that both models answer; 0 for none.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32.", show_default="bf16 where it is fast")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a model repository ships.")
+    ] = False,
+    log_to: Annotated[
+        list[str] | None, typer.Option(help="tensorboard or wandb, written to OUT.track; repeatable.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
+    checkpoint_minutes: Annotated[
+        float | None, typer.Option(min=0, help="What a kill may cost at most.", show_default="2")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Use a cache of its own, OUT.cache.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what it needs and whether this machine has it (exit code 2 if not), then stop."
+        ),
+    ] = False,
+    plan_ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes to plan for.", show_default="as torchrun says, or 1")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts, or the plan, as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the path.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own messages.")] = False,
+) -> None:
+    """Train the crosscoder of a pair, without the rest of a comparison; give it to one with --crosscoder.
+
+    \b
+    Examples:
+      modeldiff-eval crosscoder train --first org/base-it --second org/tuned-it --out crosscoders/mine
+      modeldiff-eval crosscoder train --first X --second Y --corpus chats.jsonl --stream --out crosscoders/mine
+      modeldiff-eval crosscoder train --preset paper --dry-run --plan-ranks 8
+      torchrun --nproc-per-node 2 --no-python modeldiff-eval crosscoder train --first X --second Y --out crosscoders/mine
+      accelerate launch --multi_gpu --num_processes 2 --no_python modeldiff-eval crosscoder train --first X --second Y --out crosscoders/mine
+
+    An interrupted training goes on when the same command is given again, with as many processes. Settings without an option
+    here (batch, lr, measure_tokens, …) come from --config or MODELDIFF_* variables.
+    """
+    from modeldiff_eval.settings import PAPER_MODEL, make_settings
+
+    flags: dict[str, Any] = {
+        "base": first, "tuned": second, "corpus": tuple(corpus or ()) or None, "tokens": tokens, "layer": layer, "preset": preset,
+        "latents": latents, "k": k, "steps": steps, "stream": stream, "rollouts": rollouts, "seed": seed, "device": device, "dtype": dtype,
+        "trust_remote_code": trust_remote_code or None, "log_to": tuple(log_to or ()) or None,
+    }  # fmt: skip
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not verbose:
+        from modeldiff_eval.terminal import hush
+
+        hush()  # Before the libraries are imported: they look once.
+    from modeldiff_eval.crosscoder_train import print_plan, train_command
+
+    if dry_run:
+        if first is None and second is None and preset == "paper":
+            flags |= {"base": PAPER_MODEL, "tuned": PAPER_MODEL}
+        if not print_plan(make_settings(flags, config=config)[0], plan_ranks, as_json=as_json):
+            raise typer.Exit(2)
+        return
+    settings, _ = make_settings(flags, config=config)
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the crosscoder goes to.")
+    train_command(
+        settings, out, no_cache=no_cache, checkpoint_minutes=checkpoint_minutes, force=force, as_json=as_json, quiet=quiet,
+    )  # fmt: skip
 
 
 @crosscoder_app.command()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis
+from modeldiff_eval import analysis, fit
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
@@ -90,23 +90,21 @@ def diff(
     work = ws.open_workspace(
         settings, cache=cache or cache_dir(), reporter=reporter, loaded=_loaded(settings, tuned_loaded)
     )
-    given = ws.given_crosscoders(settings, 2 if settings.anchor else 1)
+    given = fit.given_crosscoders(settings, 2 if settings.anchor else 1)
     corpus = ws.gather_text(work)
     ws.timed(work, "models and text", started)
 
-    # Paired activations of the same tokens.
+    # Paired activations of the same tokens: of all the text, or, when streaming, of the part that is measured.
     start = time.monotonic()
-    rows = {role: ws.harvest_role(work, corpus, role) for role in work.sources}
-    kept = acts.keep_tokens(corpus, [model.norms for model in rows.values()], bos=work.tokenizer.bos_token_id)
-    null = ws.null_rows(work, corpus)
+    material = fit.harvest(work, corpus)
+    measured_text, rows, kept = material.measured, material.rows, material.kept
+    null = ws.null_rows(work, measured_text)
     ws.timed(work, "activations", start)
 
     # One crosscoder for a direct comparison, two with a shared first model for an anchored one.
     start = time.monotonic()
     pairs = [("anchor", "base"), ("anchor", "tuned")] if settings.anchor else [("base", "tuned")]
-    coders = [
-        ws.crosscoder_for(work, corpus, kept, rows, *pair, path, out) for pair, path in zip(pairs, given, strict=True)
-    ]
+    coders = [fit.crosscoder_for(work, material, *pair, path, out) for pair, path in zip(pairs, given, strict=True)]
     ws.timed(work, "crosscoders", start)
     key = _findings_key(work, corpus, coders)
     if finished := _finished(out, key):
@@ -116,10 +114,12 @@ def diff(
     start = time.monotonic()
     claims = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
     measured = [
-        analysis.measure_pair(work, corpus, kept, coder, claim, out)
+        analysis.measure_pair(work, measured_text, kept, coder, claim, out)
         for coder, claim in zip(coders, claims, strict=True)
     ]
-    shift = [analysis.activation_shift(work, corpus, kept, rows, coder, _statistics(coders), null) for coder in coders]
+    shift = [
+        analysis.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
+    ]
     sides = [
         analysis.make_side(work, "base", measured[0], claims[0][0], shift[0]),
         analysis.make_side(work, "tuned", measured[-1], claims[-1][-1], shift[-1]),
@@ -155,11 +155,11 @@ def diff(
         activation=activation,
         outside=outside,
         taxonomy=taxonomy,
-        coverage=corpus.coverage(),
+        coverage=measured_text.coverage(),
         corpus_key=corpus.key,
         tokens=corpus.tokens,
         caveats=[
-            *_corpus_caveats(settings, corpus, kept, coders),
+            *_corpus_caveats(settings, material, coders),
             *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
         ],
         versions=_versions(),
@@ -181,7 +181,7 @@ def _loaded(settings: Settings, tuned: tuple[Any, Any] | None) -> dict[str, Load
     return {"tuned": Loaded(source, model, tokenizer, model.device, model.dtype)}
 
 
-def _statistics(coders: list[ws.Pair]) -> dict[str, Any]:
+def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:
     """Each model's own normaliser: from the one crosscoder, or from the second halves of the two."""
     halves = [(0, 0), (0, 1)] if len(coders) == 1 else [(0, 1), (1, 1)]
     return {
@@ -244,17 +244,34 @@ def _published(settings: Settings) -> Settings:
     )  # fmt: skip
 
 
-def _corpus_caveats(settings: Settings, corpus: TokenCorpus, kept: acts.Kept, coders: list[ws.Pair]) -> list[str]:
-    out = [
-        f"{corpus.tokens:,} tokens in {len(corpus.documents['id'])} documents, {int(corpus.heldout_documents().sum())} of them held out by "
-        f"prompt; {kept.dropped_bos} leading BOS tokens and {kept.dropped_outliers} tokens with a norm beyond {acts.OUTLIER_FACTOR:g} × the median "
-        "(attention sinks) were dropped. ν and shifts speak about this text only."
-    ]
+def _corpus_caveats(settings: Settings, material: fit.Material, coders: list[fit.Pair]) -> list[str]:
+    corpus, measured, kept = material.corpus, material.measured, material.kept
+    what = f"{corpus.tokens:,} tokens in {len(corpus.documents['id'])} documents, {int(corpus.heldout_documents().sum())} of them held out by prompt"
+    sinks = f"with a norm beyond {acts.OUTLIER_FACTOR:g} × the median (attention sinks)"
+    if material.streamed:
+        rows = settings.steps * min(settings.batch, material.tokens)
+        trained = f"{rows:,} training rows were streamed from each pair of models"
+        out = [
+            f"{what}; {'no crosscoder was trained here' if settings.crosscoder else trained}, and only {measured.tokens:,} tokens of "
+            f"{len(set(measured.sequences[:, 2]))} held-out documents were kept for fve, L0, ν, shifts, coverage and examples (and the threshold "
+            "of a trained crosscoder): all of these speak about that text only.",
+            f"{kept.dropped_bos} leading BOS tokens and {kept.dropped_outliers} tokens {sinks} were dropped from it.",
+        ]
+        if not settings.crosscoder:
+            out.append(
+                f"While training, leading BOS tokens were left out as well, tokens with a norm beyond {acts.OUTLIER_FACTOR:g} × the median of the "
+                "first block, and of each pass those at the end of a block that fill no batch."
+            )
+    else:
+        out = [
+            f"{what}; {kept.dropped_bos} leading BOS tokens and {kept.dropped_outliers} tokens {sinks} were dropped. ν and shifts speak about "
+            "this text only."
+        ]
     for coder in coders:
         q = coder.quality
         out.append(
-            f"Crosscoder ({coder.first}, {coder.second}): fve and L0 over {q.heldout_tokens:,} held-out tokens; dead = silent over all "
-            f"{q.dead_tokens:,} tokens."
+            f"Crosscoder ({coder.first}, {coder.second}): fve and L0 over {q.heldout_tokens:,} held-out tokens; dead = silent over "
+            + (f"these {q.dead_tokens:,} tokens." if material.streamed else f"all {q.dead_tokens:,} tokens.")
         )
         if min(q.fve_first, q.fve_second) < 0.7:
             out.append(
@@ -267,7 +284,7 @@ def _corpus_caveats(settings: Settings, corpus: TokenCorpus, kept: acts.Kept, co
     return out
 
 
-def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[ws.Pair]) -> str:
+def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair]) -> str:
     """What everything after the crosscoders depends on."""
     settings = work.settings
     files = [settings.taxonomy, settings.arena, settings.arena_style]

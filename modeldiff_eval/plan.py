@@ -74,7 +74,12 @@ class Plan(Record):
             f"block {job.layer} is read",
             f"Crosscoder    {job.n_latents:,} latents, k {job.k}, {job.steps:,} steps of {job.batch:,} rows"
             + (f", latents over {job.ranks} ranks" if job.ranks > 1 else ""),
-            f"Rows          {'streamed from both models' if job.streaming else 'harvested once, kept on the disk'}",
+            "Rows          "
+            + (
+                f"streamed from both models; those of {job.measured:,} held-out tokens kept on the disk"
+                if job.streaming
+                else "harvested once, kept on the disk"
+            ),
             f"Machine       {place.device_name}, {place.cores} cores, {size(place.ram_total)} RAM ({size(place.ram_available)} available)"
             + (f", {size(place.device_total)} on the device" if place.device_total else "")
             + f", {size(place.disk_free)} free on the cache's disk",
@@ -82,15 +87,15 @@ class Plan(Record):
             f"Memory while training{', of a rank' if job.ranks > 1 else ''} (measuring and naming latents afterwards is not in it)",
         ]
         text += [f"  {_place(part, place):7} {size(part.size):>10}  {part.name}" for part in self.memory if part.size]
-        text += [f"  together{size(device):>10}" + (f"  on the device, {size(host)} in RAM" if host else "  in RAM")]
+        text += [f"  together {size(device):>9}" + (f"  on the device, {size(host)} in RAM" if host else "  in RAM")]
         text += ["Disk", *(f"  {'':7} {size(part.size):>10}  {part.name}" for part in self.disk)]
-        text += [f"  together{size(sum(part.size for part in self.disk)):>10}"]
-        text += ["Time (estimates)"]
-        text += [f"  {'':7} {duration(part.seconds):>10}  {part.name} ({part.basis})" for part in self.time]
-        text += [
-            f"  together{duration(sum(part.seconds for part in self.time)):>10}, without downloads and annotation",
-            "",
-        ]
+        text += [f"  together {size(sum(part.size for part in self.disk)):>9}"]
+        if self.time:
+            text += ["Time (estimates)"]
+            text += [f"  {'':7} {duration(part.seconds):>10}  {part.name} ({part.basis})" for part in self.time]
+            whole = sum(part.seconds for part in self.time)
+            text += [f"  together {duration(whole):>9}, without downloads and annotation"]
+        text += [""]
         text += [f"Does not fit  {problem}" for problem in self.problems] or [
             "Fits          this machine, as far as the training goes"
         ]
@@ -106,7 +111,7 @@ class Plan(Record):
             raise SettingsError(" ".join((*self.problems, *self.advice)))
 
 
-def make_job(settings: Settings, shape: Shape, *, dtype_bytes: int = 2, ranks: int = 1, streaming: bool = False) -> Job:
+def make_job(settings: Settings, shape: Shape, *, dtype_bytes: int = 2, ranks: int = 1) -> Job:
     """The job that ``settings`` describe, for models of this shape.
 
     Raises:
@@ -117,6 +122,7 @@ def make_job(settings: Settings, shape: Shape, *, dtype_bytes: int = 2, ranks: i
     layer = check_layer(default_layer(shape.n_layers) if settings.layer is None else settings.layer, shape.n_layers)
     if not 1 <= ranks <= settings.latents:
         raise SettingsError(f"{ranks} ranks cannot share {settings.latents:,} latents.")
+    tokens = settings.tokens or settings.steps * settings.batch
     return Job(
         shape=shape,
         layer=layer,
@@ -126,11 +132,23 @@ def make_job(settings: Settings, shape: Shape, *, dtype_bytes: int = 2, ranks: i
         k=settings.k,
         steps=settings.steps,
         batch=settings.batch,
-        tokens=settings.tokens or settings.steps * settings.batch,
+        tokens=tokens,
         dtype_bytes=dtype_bytes,
         ranks=ranks,
-        streaming=streaming,
+        streaming=settings.stream,
+        measured=min(settings.measure_tokens, int(tokens * settings.heldout_share)),
     )
+
+
+def sizes(job: Job, place: Machine, *, device: torch.device) -> Plan:
+    """What ``job`` needs of memory and disk on ``place``; nothing is measured, ``time`` is empty."""
+    from modeldiff_eval.activations import default_batch_tokens
+
+    batch_tokens = default_batch_tokens(device)
+    memory, written = _memory(job, place, batch_tokens), tuple(disk(job))
+    problems = _problems(memory, written, place)
+    advice = _advice(job, place, batch_tokens) if problems else ()
+    return Plan(job=job, machine=place, memory=memory, disk=written, time=(), problems=problems, advice=tuple(advice))
 
 
 def plan(
@@ -144,7 +162,7 @@ def plan(
     step: StepRate | None = None,
     place: Machine | None = None,
 ) -> Plan:
-    """What ``job`` needs on this machine (or on ``place``), with short measurements where none are given.
+    """:func:`sizes` on this machine (or on ``place``), and time, with short measurements where none are given.
 
     Args:
         device: where the models run and the trainer works.
@@ -154,10 +172,7 @@ def plan(
     """
     import torch
 
-    from modeldiff_eval.activations import default_batch_tokens
-
-    place = place or machine(cache, device)
-    memory = _memory(job, place, default_batch_tokens(device))
+    made = sizes(job, place or machine(cache, device), device=device)
     step = step or step_rate(device, job.shape.d_model, job.k)
     presented = passes(job, heldout_share=heldout_share)
     if forward_rates:
@@ -166,12 +181,12 @@ def plan(
         rate = FORWARD_SHARE * product_rate(device, dtype or torch.bfloat16, job.shape.d_model)
         per_token = job.n_models * forward_flops(job) / rate
         basis = "parameters, and half the rate of a matrix product measured here"
-    # Streamed rows are harvested again on every pass, held-out ones once; an anchored run streams two pairs of models.
-    tokens = job.steps * job.batch + job.tokens * heldout_share if job.streaming else float(job.tokens)
-    pairs = 2 * job.n_crosscoders / job.n_models if job.streaming else 1
-    share = job.ranks if job.streaming else 1
+    # Streamed rows are harvested again on every pass, by all ranks; an anchored run streams two pairs of models. What is
+    # kept on the disk is harvested by the first rank.
+    kept, streamed = (job.measured, job.steps * job.batch) if job.streaming else (job.tokens, 0)
+    forward = per_token * (kept + streamed * 2 * job.n_crosscoders / job.n_models / job.ranks)
     time = (
-        Duration(name=f"activations of {tokens:,.0f} tokens", seconds=tokens * per_token * pairs / share, basis=basis),
+        Duration(name=f"activations of {kept + streamed:,} tokens", seconds=forward, basis=basis),
         Duration(
             name=f"training, {presented:,.1f} passes over the corpus",
             seconds=job.n_crosscoders * job.steps * step.seconds(job.batch, job.latents_of_rank),
@@ -179,10 +194,7 @@ def plan(
             + (", without the exchange between ranks" if job.ranks > 1 else ""),
         ),
     )
-    written = tuple(disk(job))
-    problems = _problems(memory, written, place)
-    advice = _advice(job, place, default_batch_tokens(device)) if problems else ()
-    return Plan(job=job, machine=place, memory=memory, disk=written, time=time, problems=problems, advice=tuple(advice))
+    return made.model_copy(update={"time": time})
 
 
 def _memory(job: Job, place: Machine, batch_tokens: int) -> tuple[Part, ...]:

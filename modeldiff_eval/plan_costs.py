@@ -13,6 +13,7 @@ from modeldiff_eval.settings import Settings
 from modeldiff_eval.stream import BLOCK_BATCHES, BLOCK_BYTES
 from modeldiff_eval.train_select import screened_latents
 from modeldiff_eval.train_step import TrainSettings
+from modeldiff_eval.workspace import KEEP_LOADED_BYTES
 
 Place = Literal["device", "host"]
 FLOAT = 4
@@ -51,6 +52,8 @@ class Job(Record):
     """Bytes of a number in the models and in harvested rows."""
     ranks: int = 1
     streaming: bool = False
+    measured: int = 0
+    """Held-out tokens whose activations are kept when streaming."""
 
     @property
     def latents_of_rank(self) -> int:
@@ -109,19 +112,25 @@ def host_memory(job: Job, *, on_cpu: bool) -> list[Part]:
 
 
 def models_memory(job: Job, *, batch_tokens: int) -> list[Part]:
-    """The models that are in memory while the trainer works: both when streaming, else the one harvested last."""
-    models = 2 if job.streaming else 1
-    width = 4 * job.shape.d_model
-    parts = [
-        Part(
-            name=f"{'both models' if models == 2 else 'the model harvested last'}, {job.dtype_bytes} bytes a parameter",
-            size=models * job.dtype_bytes * job.shape.params,
-        ),
-        Part(name=f"forward pass of {batch_tokens:,} tokens", size=6 * job.dtype_bytes * batch_tokens * width),
-    ]
+    """The models that are in memory while the trainer works: both when streaming, else none but small ones.
+
+    A model that is harvested to the disk has gone when the trainer comes: only what it takes beyond the trainer counts.
+    """
+    model = job.dtype_bytes * job.shape.params
+    forward = 6 * job.dtype_bytes * batch_tokens * 4 * job.shape.d_model
     if job.streaming:
-        parts.append(Part(name="two blocks of rows", size=2 * block_bytes(job), place="host"))
-    return parts
+        return [
+            Part(name=f"both models, {job.dtype_bytes} bytes a parameter", size=2 * model),
+            Part(name=f"forward pass of {batch_tokens:,} tokens", size=forward),
+            Part(name="two blocks of rows", size=2 * block_bytes(job), place="host"),
+        ]
+    # Beside the models of the run, the null control's copy in up to twice the precision.
+    kept = min(KEEP_LOADED_BYTES, (job.n_models + 2) * model) if model <= KEEP_LOADED_BYTES else 0
+    trainer = sum(part.size for part in trainer_memory(job))
+    return [
+        Part(name="small models that stay loaded, at most", size=kept),
+        Part(name="harvest of a model before that, what it takes more", size=max(0, model + forward - trainer)),
+    ]
 
 
 def block_bytes(job: Job) -> int:
@@ -134,10 +143,11 @@ def disk(job: Job) -> list[Part]:
     """What is written to the cache and the run's folder, of all ranks; a new checkpoint is written beside the old one."""
     whole = FLOAT * job.n_latents * job.inputs
     sequences = 2 * -(-job.tokens // MAX_LENGTH)
-    activations = job.n_models * job.tokens * (job.shape.d_model * job.dtype_bytes + FLOAT)
+    kept = job.measured if job.streaming else job.tokens
+    activations = job.n_models * kept * (job.shape.d_model * job.dtype_bytes + FLOAT)
     parts = [
         Part(name="tokens, while they are shuffled", size=2 * FLOAT * job.tokens + 24 * sequences, place="host"),
-        Part(name=f"activations of {job.n_models} models", size=0 if job.streaming else activations, place="host"),
+        Part(name=f"activations of {job.n_models} models, {kept:,} tokens", size=activations, place="host"),
         Part(name="two checkpoints", size=2 * 6 * whole, place="host"),
         Part(name="crosscoders, native and jumprelu", size=job.n_crosscoders * 2 * 2 * whole, place="host"),
     ]

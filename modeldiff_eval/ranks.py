@@ -7,10 +7,12 @@ of the candidates, and one partial reconstruction: about 4·B·2d numbers, whate
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,8 @@ from modeldiff_eval.errors import RankError
 
 TIMEOUT_MINUTES = 30
 _PROBE = timedelta(seconds=10)
+_BEAT_SECONDS = 60.0
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,16 @@ class Ranks:
     world: int = 1
 
     @classmethod
-    def from_environment(cls) -> Ranks:
-        """Join the process group that ``torchrun`` or ``accelerate launch`` announces, if there is one."""
+    def from_environment(cls, device: str | None = None) -> Ranks:
+        """Join the process group that ``torchrun`` or ``accelerate launch`` announces, if there is one.
+
+        Args:
+            device: where the trainer will work; CUDA where there is one.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
-            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            backend = "nccl" if torch.cuda.is_available() and (device or "cuda").startswith("cuda") else "gloo"
             if backend == "nccl":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group(backend, timeout=timedelta(minutes=TIMEOUT_MINUTES))
@@ -82,6 +90,43 @@ class Ranks:
             dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(home)
 
+    def after_leader(self, work: Callable[[], _T]) -> _T:
+        """``work`` of the leader, then of the others, who wait for it however long it takes."""
+        if self.world == 1:
+            return work()
+        if not self.leader:
+            while self.minimum(1) == 0:
+                pass
+            return work()
+        with self._beating():
+            done = work()
+        self.minimum(1)
+        return done
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Tell the waiting ranks now and then that the leader is at work: they give up after ``TIMEOUT_MINUTES`` of silence."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            with suppress(RankError):  # The leader meets it at its next exchange.
+                while not stop.wait(_BEAT_SECONDS):
+                    self.minimum(0)
+
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def leave(self) -> None:
+        """Part from the other ranks; what follows is each one's own."""
+        if self.world > 1 and dist.is_initialized():
+            self.wait()
+            dist.destroy_process_group()
+
     def wait(self) -> None:
         """Return when every rank has arrived."""
         if self.world > 1:
@@ -111,4 +156,7 @@ class Ranks:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    if dist.get_backend() != "nccl":
+        return torch.device("cpu")
+    # By number: a thread has a current device of its own.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError
 from modeldiff_eval.errors import SettingsError, did_you_mean
 from modeldiff_eval.records import Record
 
+PAPER_MODEL = "a model of Gemma-2-9b's size"
+"""Stands for both models where the ``paper`` preset is planned without any."""
 Preset = Literal["quick", "standard", "paper"]
 Method = Literal["batchtopk"]
 TrackerName = Literal["tensorboard", "wandb"]
@@ -45,6 +47,10 @@ class Settings(Record):
     tokens: int | None = Field(None, ge=1000)
     max_length: int = Field(512, ge=16)
     heldout_share: float = Field(0.25, gt=0, lt=1)
+    stream: bool = False
+    """Train on rows straight from both models instead of keeping all activations on the disk (decision 009)."""
+    measure_tokens: int = Field(1_000_000, ge=1000)
+    """Streaming: held-out tokens whose activations are kept, for the threshold, quality, ν, shifts and examples."""
     rollouts: int = Field(0, ge=0)
     rollout_tokens: int = Field(64, ge=1)
     latents: int = Field(4096, ge=2)
@@ -91,7 +97,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Layer 20 of 42, D = 32·d, k = 100, lr 1e-4, 200M tokens (paper §2.2); its batch size is not stated.
     "paper": {
         "latents": 114_688, "k": 100, "steps": 97_656, "batch": 2048, "lr": 1e-4, "tokens": 200_000_000, "rollouts": 0,
-        "tasks": (),
+        "tasks": (), "stream": True,
     },
 }  # fmt: skip
 
@@ -185,7 +191,10 @@ def _from_config(path: Path) -> dict[str, Any]:
 
 
 CONFIG_ONLY = frozenset(
-    {"max_length", "heldout_share", "rollout_tokens", "batch", "lr", "top_examples", "null_tokens", "draws", "title"}
+    {
+        *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
+        *("null_tokens", "draws", "title"),
+    }
 )
 """Settings without a flag: they come from ``--config`` or the environment."""
 
@@ -208,5 +217,8 @@ def command_line(settings: Settings) -> str:
         if name in ("tasks", "arena_names"):
             value = ",".join(value) or "none"
         for item in value if isinstance(value, tuple) else (value,):
-            parts += [flag, str(item)] if not isinstance(item, bool) else [flag]
+            if isinstance(item, bool):
+                parts.append(flag if item else flag.replace("--", "--no-"))
+            else:
+                parts += [flag, str(item)]
     return shlex.join(parts)

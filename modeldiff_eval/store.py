@@ -104,6 +104,30 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def partial_of(folder: Path) -> Path:
+    """Where ``folder`` is while it is made."""
+    return folder.with_name(folder.name + PARTIAL)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path | None]:
+    """The partial folder to fill, under the lock; renamed to ``folder`` when the block ends without an error.
+
+    None where the finished folder is there. A partial folder left by an interrupted run is given again.
+    """
+    if folder.is_dir():
+        yield None
+        return
+    with locked(folder):
+        if folder.is_dir():
+            yield None
+            return
+        partial = partial_of(folder)
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.rename(folder)
+
+
 def once(folder: Path, make: Callable[[Path], None]) -> bool:
     """Make ``folder`` if it is not there: ``make`` fills a partial folder, which is renamed when whole.
 
@@ -112,16 +136,10 @@ def once(folder: Path, make: Callable[[Path], None]) -> bool:
     Returns:
         True when ``make`` ran, False when the finished folder was already there.
     """
-    if folder.is_dir():
-        return False
-    with locked(folder):
-        if folder.is_dir():
-            return False
-        partial = folder.with_name(folder.name + PARTIAL)
-        partial.mkdir(parents=True, exist_ok=True)
-        make(partial)
-        partial.rename(folder)
-    return True
+    with making(folder) as partial:
+        if partial is not None:
+            make(partial)
+    return partial is not None
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -43,6 +43,11 @@ BLOCK_BATCHES = 16
 """A block holds at least so many batches: its rows mix, and the incomplete batch at its end costs 3 % on average."""
 
 
+def default_block(batch: int, d_model: int, dtypes: Sequence[torch.dtype]) -> int:
+    """Tokens in a block where nobody says otherwise."""
+    return max(BLOCK_BATCHES * batch, BLOCK_BYTES // (d_model * sum(dtype.itemsize for dtype in dtypes)))
+
+
 class _Stopped(Exception):
     """Raised in the harvesting thread when nobody wants its rows any more."""
 
@@ -129,7 +134,7 @@ class StreamedSource:
         self._models, self._corpus, self._layer, self._ranks = (first, second), corpus, layer, ranks or Ranks()
         self._batch_tokens, self._all_threads = batch_tokens, torch.get_num_threads()
         self._threads = self._share_threads(harvest_threads, train_threads)
-        block_tokens = block_tokens or self._default_block(batch)
+        block_tokens = block_tokens or default_block(batch, first.d_model, [model.dtype for model in models])
         if not 1 <= batch <= block_tokens:
             raise SettingsError(f"A block of {block_tokens} tokens holds no batch of {batch}. Take larger blocks.")
         training = ~corpus.heldout_documents()[corpus.sequences[:, 2]]
@@ -143,10 +148,6 @@ class StreamedSource:
         self._limits: Float[Tensor, " 2"] | None = None
         self._first: _Block | None = None
         self.tokens = self.tail_tokens = self.outliers = 0
-
-    def _default_block(self, batch: int) -> int:
-        row_bytes = sum(model.d_model * torch.empty(0, dtype=model.dtype).element_size() for model in self._models)
-        return max(BLOCK_BATCHES * batch, BLOCK_BYTES // row_bytes)
 
     def _share_threads(self, harvest: int | None, train: int | None) -> tuple[int, int]:
         n = self._all_threads

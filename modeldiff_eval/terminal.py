@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,16 +36,33 @@ class TerminalReporter(Reporter):
 
     @staticmethod
     def _advance(progress: Progress, task: TaskID, unit: str) -> Advance:
+        first: list[tuple[int, float]] = []  # What a resumed stage begins with was not done now.
+
         def advance(done: int, total: int) -> None:
             elapsed = progress.tasks[0].elapsed or 0
-            rate = (
-                f"{done:,}/{total:,} {unit} ({done / elapsed:,.0f}/s)"
-                if elapsed > 0.5
-                else f"{done:,}/{total:,} {unit}"
-            )
+            if not first:
+                first.append((done, elapsed))
+            since = elapsed - first[0][1]
+            speed = f" ({(done - first[0][0]) / since:,.0f}/s)" if since > 0.5 else ""
+            rate = f"{done:,}/{total:,} {unit}{speed}"
             progress.update(task, completed=done, total=total, rate=rate)
 
         return advance
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
+
+
+def hush() -> None:
+    """Keep the libraries' own bars and warnings off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("lm_eval", "datasets", "fontTools", "weasyprint"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,48 +15,74 @@ import torch
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
-from modeldiff_eval import crosscoder as coders
-from modeldiff_eval import crosscoder_import as importing
 from modeldiff_eval import models as weights
-from modeldiff_eval.crosscoder import Crosscoder
-from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.progress import Reporter
-from modeldiff_eval.quality import Quality, evaluate, write_quality
-from modeldiff_eval.records import CrosscoderInfo, ModelInfo
+from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.settings import Settings
-from modeldiff_eval.store import copy_folder, fingerprint, once, write_json
-from modeldiff_eval.trackers import trackers
-from modeldiff_eval.train import MappedSource, train
-from modeldiff_eval.train_step import TrainSettings
-from modeldiff_eval.training_log import curve
+from modeldiff_eval.store import fingerprint, once, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KEEP_LOADED_BYTES = 2 << 30
+"""Models of so many bytes together stay loaded while a crosscoder is trained from the disk; larger ones go."""
 
 
 class Pool:
-    """Loaded models, kept while they fit in :data:`KEEP_LOADED_BYTES`, so that big models are held one at a time."""
+    """Loaded models, kept while they fit in :data:`KEEP_LOADED_BYTES`, so that big models are held one at a time.
+
+    Models that someone else has loaded (:meth:`put`) stay: they are in memory anyway, and may not be on any disk.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, cache: Path) -> None:
         self.device, self.dtype, self._cache = device, dtype, cache
         self._loaded: dict[tuple[str, torch.dtype], weights.Loaded] = {}
+        self._given: set[tuple[str, torch.dtype]] = set()
         self.caveats: list[str] = []
 
     def get(self, source: weights.Source, dtype: torch.dtype | None = None) -> weights.Loaded:
         """The model of ``source``, loaded now or still there."""
         name = (source.key, dtype or self.dtype)
         if name not in self._loaded:
-            while self._loaded and sum(map(_bytes, self._loaded.values())) * 2 > KEEP_LOADED_BYTES:
-                self._loaded.pop(next(iter(self._loaded)))
-            self._loaded[name] = weights.load(source, device=self.device, dtype=name[1], cache=self._cache)
-            self.caveats += self._loaded[name].caveats
+            self._let_go(KEEP_LOADED_BYTES // 2)
+            self._load(source, name[1])
         return self._loaded[name]
+
+    def together(self, *sources: weights.Source) -> list[weights.Loaded]:
+        """Models that are needed side by side, whatever their size; the others go, as far as they are big."""
+        names = [(source.key, self.dtype) for source in sources]
+        self._let_go(KEEP_LOADED_BYTES, keep=names)
+        for source, name in zip(sources, names, strict=True):
+            if name not in self._loaded:
+                self._load(source, self.dtype)
+        return [self._loaded[name] for name in names]
+
+    def trim(self) -> None:
+        """Let go of models until the others fit in :data:`KEEP_LOADED_BYTES`."""
+        self._let_go(KEEP_LOADED_BYTES)
+
+    def _load(self, source: weights.Source, dtype: torch.dtype) -> None:
+        loaded = weights.load(source, device=self.device, dtype=dtype, cache=self._cache)
+        self._loaded[source.key, dtype] = loaded
+        self.caveats += loaded.caveats
+
+    def _let_go(self, limit: int, keep: Sequence[tuple[str, torch.dtype]] = ()) -> None:
+        """The oldest models go first, until those that were loaded here have ``limit`` bytes at most."""
+        before = len(self._loaded)
+        own = [name for name in self._loaded if name not in self._given]
+        for name in [name for name in own if name not in keep]:
+            if sum(_bytes(self._loaded[name]) for name in own if name in self._loaded) <= limit:
+                break
+            self._loaded.pop(name)
+        if len(self._loaded) < before:
+            gc.collect()  # A model holds itself in a circle.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def put(self, loaded: weights.Loaded) -> None:
         """Use a model that someone else has loaded."""
         self._loaded[loaded.source.key, loaded.dtype] = loaded
+        self._given.add((loaded.source.key, loaded.dtype))
 
 
 def _bytes(loaded: weights.Loaded) -> int:
@@ -101,6 +129,8 @@ def open_workspace(
     """
     loaded = loaded or {}
     device = weights.pick_device(settings.device)
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", torch.cuda.current_device())  # A thread's current device is another one.
     pool = Pool(device, weights.pick_dtype(settings.dtype, device), cache)
     sources = weights.resolve_all(
         settings.base,
@@ -223,100 +253,6 @@ def harvest_role(
             advance(done, total)
 
         return acts.harvest(model, corpus, layer=work.layer, cache=work.cache, on_progress=count)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One crosscoder with the rows it was trained on."""
-
-    first: str
-    second: str
-    crosscoder: Crosscoder
-    info: CrosscoderInfo
-    rows: acts.PairedRows
-    quality: Quality
-
-
-def crosscoder_for(
-    work: Workspace,
-    corpus: corpora.TokenCorpus,
-    kept: acts.Kept,
-    rows: dict[str, acts.Activations],
-    first: str,
-    second: str,
-    given: str | None,
-    out: Path,
-) -> Pair:
-    """Load the given crosscoder, or train one, or find it in the cache; copy it into the run's folder."""
-    settings = work.settings
-    pair = acts.PairedRows([rows[first], rows[second]])
-    train_rows, heldout = acts.split_rows(corpus, kept)
-    d_model = rows[first].d_model
-    if given:
-        found = importing.find(given)
-        model, about = importing.read(found)
-        coders.require_width(model, d_model, given)
-        if "caveat" in about:
-            work.caveats.append(about["caveat"])
-        quality, source, folder = (
-            evaluate(model, pair, heldout, train_rows),
-            f"loaded from {weights.public_name(given)}",
-            found.folder,
-        )
-    else:
-        options = TrainSettings(
-            n_latents=settings.latents,
-            k=settings.k,
-            steps=settings.steps,
-            batch=min(settings.batch, max(1, len(train_rows))),
-            lr=settings.lr,
-            seed=settings.seed,
-        )
-        kept_key = fingerprint([len(kept.rows), int(kept.rows.sum())])
-        key = fingerprint(["crosscoder-1", rows[first].key, rows[second].key, kept_key, options.model_dump()])
-        folder = work.cache / "crosscoders" / key
-
-        def make(partial: Path) -> None:
-            with work.reporter.task(f"Training the crosscoder ({first}, {second})", unit="steps") as advance:
-                model = train(
-                    MappedSource(pair, train_rows, batch=options.batch, seed=options.seed),
-                    options,
-                    folder=partial,
-                    heldout=(pair, heldout),
-                    on_step=lambda step, steps, _: advance(step, steps),
-                    track=trackers(settings.log_to, out, key=key, title=f"{first}--{second}"),
-                )
-            with work.reporter.task("Measuring its quality"):
-                quality = evaluate(model, pair, heldout, train_rows)
-            metadata = {"first": first, "second": second, "layer": work.layer, "training": options.model_dump()}
-            coders.save_native(model, partial / "native", metadata)
-            coders.save_jumprelu(model, partial / "jumprelu", metadata)
-            write_quality(partial, quality)
-
-        if once(folder, make):
-            work.trained.append(f"({first}, {second})")
-        model, _ = coders.load(folder)
-        quality = Quality.model_validate_json((folder / "quality.json").read_text())
-        source = "trained on this corpus"
-        for name in ("native", "jumprelu"):
-            copy_folder(folder / name, out / "crosscoders" / f"{first}--{second}" / name)
-        copy_folder(folder, out / "crosscoders" / f"{first}--{second}")
-    info = CrosscoderInfo(
-        first=first, second=second, layer=work.layer, n_latents=model.n_latents, k=model.k or round(quality.l0), tokens=len(train_rows),
-        fve_first=quality.fve_first, fve_second=quality.fve_second, l0=quality.l0, dead_share=quality.dead_share, source=source,
-        training=curve(folder),
-    )  # fmt: skip
-    return Pair(first, second, model, info, pair, quality)
-
-
-def given_crosscoders(settings: Settings, n: int) -> list[str | None]:
-    """The crosscoders named on the command line, one for each that the design needs."""
-    if not settings.crosscoder:
-        return [None] * n
-    if len(settings.crosscoder) != n:
-        what = "one (base, tuned)" if n == 1 else "two: (anchor, base) and (anchor, tuned), in this order"
-        raise SettingsError(f"--crosscoder was given {len(settings.crosscoder)} times; this design needs {what}.")
-    return list(settings.crosscoder)
 
 
 def null_rows(work: Workspace, corpus: corpora.TokenCorpus) -> tuple[acts.Activations, np.ndarray[Any, Any]] | None:

@@ -64,7 +64,10 @@ def compare(quick: None, run: Run, base_model: Path, tuned_model: Path, small_co
 # Help and version: nothing heavy ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["card", "--help"], ["--version"], ["tasks-dir"], []])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["-h"], ["card", "--help"], ["crosscoder", "train", "--help"], ["--version"], ["tasks-dir"], []],
+)
 def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
     script = (
         "import sys\nfrom modeldiff_eval.cli import main\n"
@@ -221,12 +224,12 @@ def test_an_unwritable_output(run: Run, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(compare: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from modeldiff_eval import workspace
+    from modeldiff_eval import fit
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workspace, "train", interrupt)
+    monkeypatch.setattr(fit, "train", interrupt)
     code, out, err = compare("--out", "run")
     assert (code, out) == (130, "")
     assert "run the same command again to resume" in err

@@ -188,7 +188,7 @@ def test_a_second_run_does_nothing_twice_and_says_the_same(
     run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activations, "forward_rows", None)
-    monkeypatch.setattr("modeldiff_eval.workspace.train", None)
+    monkeypatch.setattr("modeldiff_eval.fit.train", None)
     monkeypatch.setattr("modeldiff_eval.models.load", None)
     recorder = Recorder()
     again = run(base_model, tuned_model, reporter=recorder)
@@ -462,3 +462,89 @@ def test_the_same_run_in_the_same_folder_is_read_not_made_again(
     mended = diff(*pair, out=tmp_path / "out", cache=tmp_path / "cache", **options | {"annotate_top": 3})
     assert (tmp_path / "out" / "card.json").exists()
     assert mended.card.model_copy(update={"created": ""}) == other.card.model_copy(update={"created": ""})
+
+
+# Rows streamed from the models ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def streaming(run: Runner) -> Runner:
+    return partial(run, stream=True, measure_tokens=2000)
+
+
+def test_a_streamed_run_says_what_it_was_trained_and_measured_on(
+    streaming: Runner, direct: Any, base_model: Path, tuned_model: Path
+) -> None:
+    streamed = streaming(base_model, tuned_model)
+    (info,), (kept,) = streamed.card.crosscoders, direct.card.crosscoders
+    assert info.source == "trained on this corpus, streamed"
+    assert info.tokens == kept.tokens
+    # Another order of rows and fewer held-out tokens: about as good.
+    assert info.fve_first == pytest.approx(kept.fve_first, abs=0.05)
+    card = streamed.card
+    assert card.coverage is not None
+    measured = sum(row["tokens"] for row in card.coverage.languages)
+    assert 2000 <= measured < 2500
+    assert card.provenance.tokens == direct.card.provenance.tokens > 5 * measured
+    quality = json.loads((streamed.out / "crosscoders" / "base--tuned" / "quality.json").read_text())
+    assert quality["dead_tokens"] == quality["heldout_tokens"] <= measured
+    said = "\n".join(card.caveats)
+    assert f"{STEPS * 256:,} training rows were streamed from each pair of models" in said
+    assert f"only {measured:,} tokens of " in said
+    assert (
+        "While training, leading BOS tokens were left out as well, tokens with a norm beyond 10 × the median of the first block"
+        in said
+    )
+    assert f"dead = silent over these {quality['dead_tokens']:,} tokens" in said
+    assert "--stream" in card.provenance.command
+    assert "MODELDIFF_MEASURE_TOKENS=2000" in card.provenance.command
+    # Nothing of the training documents was kept, and none of them is shown.
+    assert streamed.latents["firings"].max() <= quality["heldout_tokens"]
+
+
+def test_a_streamed_crosscoder_is_found_again_by_a_comparison(
+    streaming: Runner, base_model: Path, tuned_model: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    from modeldiff_eval.crosscoder_train import train_crosscoder
+    from modeldiff_eval.settings import make_settings
+
+    flags = {"base": str(base_model), "tuned": str(tuned_model), "stream": True, "measure_tokens": 2000, "seed": 3}
+    settings, _ = make_settings(options | flags, environ={})
+    facts = train_crosscoder(settings, tmp_path / "cc", cache=tmp_path / "own")
+    assert facts
+    found = streaming(base_model, tuned_model, seed=3, cache=tmp_path / "own")
+    assert notes(found)["trained"] == []
+    (info,) = found.card.crosscoders
+    given = streaming(
+        base_model, tuned_model, "given", seed=3, cache=tmp_path / "own", crosscoder=(str(tmp_path / "cc"),)
+    )
+    (loaded,) = given.card.crosscoders
+    assert loaded == info.model_copy(update={"source": "loaded from cc"})
+    said = "\n".join(given.card.caveats)
+    assert "no crosscoder was trained here" in said
+    assert "While training" not in said
+    pd.testing.assert_frame_equal(given.latents, found.latents)
+
+
+def test_an_interrupted_streamed_run_resumes_and_says_the_same(
+    streaming: Runner, base_model: Path, tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr(train, "_SAVING_SHARE", 1e9)
+    whole = streaming(base_model, tuned_model, "whole", cache=tmp_path / "one")
+    with pytest.raises(KeyboardInterrupt):
+        streaming(base_model, tuned_model, cache=tmp_path / "two", reporter=Recorder("Training", STEPS // 2))
+    rest = Recorder()
+    resumed = streaming(base_model, tuned_model, cache=tmp_path / "two", reporter=rest)
+    assert but_for_created(resumed.card) == but_for_created(whole.card)
+    (steps,) = (calls for title, calls in rest.calls.items() if title.startswith("Training"))
+    assert STEPS // 4 < steps[0] <= STEPS // 2 + 1
+
+
+def test_an_anchored_run_streams_two_pairs(
+    streaming: Runner, base_model: Path, tuned_model: Path, merged_model: Path, tmp_path: Path
+) -> None:
+    made = streaming(tuned_model, merged_model, anchor=base_model, cache=tmp_path / "own")
+    assert notes(made)["trained"] == ["(anchor, base)", "(anchor, tuned)"]
+    assert [coder.source for coder in made.card.crosscoders] == ["trained on this corpus, streamed"] * 2
+    assert sum("dead = silent over these" in caveat for caveat in made.card.caveats) == 2

@@ -22,8 +22,8 @@ RATE = StepRate(product=1e-9, row=1e-6, latent=1e-7)
 GB = 10**9
 
 
-def paper(**changed: Any) -> Job:
-    settings, _ = make_settings({"base": "a", "tuned": "b", "preset": "paper"}, environ={})
+def paper(*, streaming: bool = False, **changed: Any) -> Job:
+    settings, _ = make_settings({"base": "a", "tuned": "b", "preset": "paper", "stream": streaming}, environ={})
     return p.make_job(settings, p.GEMMA_2_9B, **changed)
 
 
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_told_with_numbers() -> None:
 
 def test_every_advice_is_true() -> None:
     """Each suggestion, followed, gives a plan that fits."""
-    at = place(ram=64, free=3500, gpu=48)
+    at = place(ram=64, free=3500, gpu=30)
     made = make(paper(), at)
     assert not made.fits
     assert made.advice[0].startswith("At most ")
@@ -95,12 +95,16 @@ def test_a_device_and_its_host_are_counted_apart() -> None:
 
 
 def test_time_by_hand() -> None:
-    job = paper().model_copy(update={"tokens": 1_000_000, "steps": 1000, "batch": 1000, "n_latents": 10_000})
+    changed = {"tokens": 1_000_000, "steps": 1000, "batch": 1000, "n_latents": 10_000, "measured": 250_000}
+    job = paper().model_copy(update=changed)
     harvest, training = make(job, place()).time
     assert harvest.seconds == pytest.approx(1_000_000 * 2 / 1000)
     assert training.seconds == pytest.approx(1000 * (1000 * 10_000 * 1e-9 + 1000 * 1e-6 + 10_000 * 1e-7))
     streamed, _ = make(job.model_copy(update={"streaming": True}), place()).time
     assert streamed.seconds == pytest.approx((1_000_000 + 250_000) * 2 / 1000)
+    both = {"streaming": True, "ranks": 2}
+    shared, _ = make(job.model_copy(update=both), place()).time
+    assert shared.seconds == pytest.approx((500_000 + 250_000) * 2 / 1000)
     _, half = make(job.model_copy(update={"ranks": 2}), place()).time
     assert half.seconds == pytest.approx(1000 * (1000 * 5000 * 1e-9 + 1000 * 1e-6 + 5000 * 1e-7))
 
@@ -144,9 +148,9 @@ def test_jobs_that_cannot_be(flags: dict[str, Any], changed: dict[str, Any], mes
 
 
 def test_a_machine_that_is_read_here(tmp_path: Path) -> None:
-    settings, _ = make_settings({"base": "a", "tuned": "b", "anchor": "c"}, environ={})
-    job = p.make_job(settings, p.Shape(d_model=32, n_layers=3, layer_params=10_000), streaming=True)
-    assert (job.n_models, job.n_crosscoders) == (3, 2)
+    settings, _ = make_settings({"base": "a", "tuned": "b", "anchor": "c", "stream": True}, environ={})
+    job = p.make_job(settings, p.Shape(d_model=32, n_layers=3, layer_params=10_000))
+    assert (job.n_models, job.n_crosscoders, job.streaming, job.measured) == (3, 2, True, 50_000)
     made = p.plan(job, cache=tmp_path, device=CPU, forward_rates=(1000.0,) * 3, step=RATE)
     assert made.machine.ram_total == plan_machine.machine(tmp_path, CPU).ram_total
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,51 @@ def test_a_rank_that_dies_stops_the_others_by_name(tmp_path: Path) -> None:
     with pytest.raises(mp.ProcessExitedException, match="process 1 terminated with exit code 9"):
         mp.spawn(die, (2, free_port(), str(tmp_path)), nprocs=2, join=False).join(timeout=60, grace_period=60)
     assert "Rank 0 of 2 lost rank 1" in (tmp_path / "said.txt").read_text()
+
+
+def lead(rank: int, world: int, port: int, folder: str) -> None:
+    from modeldiff_eval import ranks as module
+
+    module._BEAT_SECONDS = 0.05
+    ranks = join(rank, world, port)
+
+    def note() -> float:
+        at = time.monotonic()
+        time.sleep(0 if rank else 1.0)
+        (Path(folder) / f"{rank}.txt").write_text(f"{at} {time.monotonic()}")
+        return at
+
+    ranks.after_leader(note)
+    assert float(ranks.sum(torch.tensor([1.0]))) == world
+    ranks.leave()
+
+
+def fall(rank: int, world: int, port: int, folder: str) -> None:
+    ranks = join(rank, world, port)
+    try:
+        ranks.after_leader(lambda: os._exit(9) if rank == 0 else None)
+    except RankError as error:
+        (Path(folder) / "said.txt").write_text(str(error))
+
+
+@pytest.mark.slow
+def test_the_leader_goes_first_however_long_it_takes(tmp_path: Path) -> None:
+    mp.spawn(lead, (2, free_port(), str(tmp_path)), nprocs=2)
+    first, second = ((tmp_path / f"{rank}.txt").read_text().split() for rank in range(2))
+    assert float(first[1]) <= float(second[0])
+
+
+@pytest.mark.slow
+def test_a_leader_that_dies_first_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(mp.ProcessExitedException, match="process 0 terminated with exit code 9"):
+        mp.spawn(fall, (2, free_port(), str(tmp_path)), nprocs=2, join=False).join(timeout=60, grace_period=60)
+    assert "Rank 1 of 2 lost rank 0" in (tmp_path / "said.txt").read_text()
+
+
+def test_alone_nobody_waits() -> None:
+    ranks = Ranks()
+    assert ranks.after_leader(lambda: 5) == 5
+    ranks.leave()
 
 
 def test_shares_cover_everything_once() -> None:
