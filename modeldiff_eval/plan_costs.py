@@ -86,7 +86,7 @@ def trainer_memory(job: Job, *, device: str = "cpu") -> list[Part]:
             name=f"screening of {piece:,} latents at a time, bf16 and mask",
             size=piece * (BF16 * columns + (BF16 + 1) * rows),
         ),
-        Part(name=f"selected codes, at {K_START}·k", size=ENTRY_BYTES * entries),
+        Part(name="selected codes" + (f", at {K_START}·k" if K_START > 1 else ""), size=ENTRY_BYTES * entries),
         Part(name="rows of a batch, inputs, errors", size=6 * FLOAT * rows * job.inputs + BF16 * columns * rows),
         Part(name=f"auxiliary loss with {DEAD_SHARE:.0%} of the latents dead", size=5 * dead + dead // 2),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from modeldiff_eval.errors import SettingsError, did_you_mean
 from modeldiff_eval.records import Record
+from modeldiff_eval.resources import resource
 
 PAPER_MODEL = "a model of Gemma-2-9b's size"
 """Stands for both models where the ``paper`` preset is planned without any."""
@@ -57,7 +59,7 @@ class Settings(Record):
     k: int = Field(32, ge=1)
     steps: int = Field(400, ge=1)
     batch: int = Field(2048, ge=1)
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-3, gt=0)
     thresholds: Thresholds = Thresholds()
     top_examples: int = Field(8, ge=1)
     annotate_top: int = Field(12, ge=0)
@@ -85,21 +87,16 @@ class Settings(Record):
         return self.model_dump(exclude={"log_to"})
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "quick": {
-        "latents": 4096, "k": 32, "steps": 400, "batch": 2048, "lr": 1e-3, "tokens": 200_000, "rollouts": 128,
-        "tasks": ("modeldiff_smoke",),
-    },
-    "standard": {
-        "latents": 16_384, "k": 64, "steps": 5000, "batch": 2048, "lr": 3e-4, "tokens": 5_000_000, "rollouts": 512,
-        "tasks": ("modeldiff_smoke",),
-    },
-    # Layer 20 of 42, D = 32·d, k = 100, lr 1e-4, 200M tokens (paper §2.2); its batch size is not stated.
-    "paper": {
-        "latents": 114_688, "k": 100, "steps": 97_656, "batch": 2048, "lr": 1e-4, "tokens": 200_000_000, "rollouts": 0,
-        "tasks": (), "stream": True,
-    },
-}  # fmt: skip
+@cache
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """What each preset sets; ``data/presets.yaml`` has the reason for every number."""
+    import yaml
+
+    text = resource("data/presets.yaml").read_text(encoding="utf-8")
+    return {
+        name: {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        for name, values in yaml.safe_load(text).items()
+    }
 
 
 def make_settings(
@@ -123,7 +120,7 @@ def make_settings(
         raise SettingsError(
             f"There is no preset {preset!r}.{did_you_mean(str(preset), get_args(Preset))} Use one of {', '.join(get_args(Preset))}."
         )
-    layers.append((f"preset {preset}", dict(PRESETS[preset])))
+    layers.append((f"preset {preset}", dict(presets()[preset])))
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for place, values in layers:

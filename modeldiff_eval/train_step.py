@@ -32,18 +32,23 @@ AUX_WEIGHT = 1 / 32
 
 
 class TrainSettings(Record):
-    """How a crosscoder is trained. ``steps`` × ``batch`` rows are presented in all."""
+    """How a crosscoder is trained. ``steps`` × ``batch`` rows are presented in all.
+
+    The defaults were chosen by sweeps on real activations: docs/decisions/010-training-defaults.md.
+    """
 
     n_latents: int
     k: int
     steps: int
     batch: int = 2048
-    lr: float = 1e-3
+    lr: float = 3e-3
+    betas: tuple[float, float] = (0.5, 0.99)
+    """Adam's, shorter than usual: runs are hundreds to thousands of steps, and a latent fires in few rows of each."""
     clip: float = 1.0
-    k_start: int = 4
-    """k is annealed from ``k_start`` × k."""
-    decoder_norm: float = 0.1
-    """Initial norm of a decoder row (both models together)."""
+    k_start: int = 1
+    """k is annealed from ``k_start`` × k; 1 for not at all."""
+    decoder_norm: float = 0.4
+    """Initial norm of a latent's decoder row and of its encoder row (both models together)."""
     dead_share: float = 1 / 8
     """A latent counts as dead when silent for this share of the run's rows, at most 10 million."""
     seed: int = 0
@@ -118,12 +123,11 @@ class Trainer:
         ]
         rows = (rows * (settings.decoder_norm / math.sqrt(2) / rows.norm(dim=2, keepdim=True))).repeat(1, 2, 1)
         self.W_dec = rows.flatten(1).to(self.device)
-        # The encoder starts as the transposed decoder at unit norm, so that codes have the inputs' scale.
-        self.W_enc = (self.W_dec / settings.decoder_norm).contiguous()
+        self.W_enc = self.W_dec.clone()
         self.b_enc = torch.zeros(len(rows), device=self.device)
         self.b_dec = torch.zeros(inputs, device=self.device)
         self.parameters = [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.lr, fused=True)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.lr, betas=settings.betas, fused=True)
         self._gradients = [torch.empty_like(parameter) for parameter in self.parameters]
         self.selector = Selector(self.ranks)
         self.silent_rows = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
@@ -133,7 +137,7 @@ class Trainer:
         self.aux_every = max(1, round(self.aux_k / settings.k))
 
     def current_k(self) -> int:
-        """k annealed linearly over the first min(2000 steps, 20 %)."""
+        """k, or annealed to it linearly over the first min(2000 steps, 20 %)."""
         span = min(2000, self.settings.steps // 5)
         share = min(1.0, self.step_number / span) if span else 1.0
         k = self.settings.k * (self.settings.k_start + (1 - self.settings.k_start) * share)

@@ -17,7 +17,7 @@ import typer
 
 from modeldiff_eval import __version__, cli
 from modeldiff_eval.records import Card
-from modeldiff_eval.settings import PRESETS, Settings
+from modeldiff_eval.settings import Settings, presets
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., tuple[int, str, str]]
@@ -151,7 +151,7 @@ def test_show_config_says_where_everything_comes_from(
     assert lines["layer"] == ["3", "flag"]
     assert lines["k"] == ["9", "environment"]
     assert lines["steps"] == ["77", "config"]
-    assert lines["latents"] == [str(PRESETS["quick"]["latents"]), "preset", "quick"]
+    assert lines["latents"] == [str(presets()["quick"]["latents"]), "preset", "quick"]
     assert lines["draws"] == ["10000", "default"]
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from modeldiff_eval import cli
 from modeldiff_eval.errors import SettingsError
-from modeldiff_eval.settings import PRESETS, Settings, command_line, make_settings
+from modeldiff_eval.settings import Settings, command_line, make_settings, presets
 
 PAIR = {"base": "org/a", "tuned": "org/b"}
 
@@ -27,7 +27,7 @@ def test_flag_beats_environment_beats_config_beats_preset(tmp_path: Path) -> Non
     environ = {"MODELDIFF_K": "6", "MODELDIFF_LATENTS": "60", "UNRELATED": "1"}
     settings, origin = make_settings(PAIR | {"k": 7}, config=config, environ=environ)
     assert (settings.k, settings.latents, settings.steps) == (7, 60, 500)
-    assert settings.lr == PRESETS["standard"]["lr"]
+    assert settings.lr == presets()["standard"]["lr"]
     assert settings.max_length == Settings.model_fields["max_length"].default
     named = {name: origin[name] for name in ("k", "latents", "steps", "lr", "max_length")}
     assert named == {
@@ -41,7 +41,7 @@ def test_every_setting_has_an_origin() -> None:
 
 def test_a_preset_from_the_environment_loses_to_the_flag() -> None:
     settings, _ = make_settings(PAIR | {"preset": "paper"}, environ={"MODELDIFF_PRESET": "standard"})
-    assert settings.latents == PRESETS["paper"]["latents"]
+    assert settings.latents == presets()["paper"]["latents"]
 
 
 def test_zero_and_false_count_as_given() -> None:

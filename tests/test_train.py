@@ -24,10 +24,9 @@ from modeldiff_eval.training_log import read_log
 D_MODEL = 6
 
 
-def trainer(latents: int, *, seed: int = 0, k: int = 2, steps: int = 10) -> T.Trainer:
-    made = T.Trainer(
-        T.TrainSettings(n_latents=latents, k=k, steps=steps, seed=seed), torch.zeros(2, D_MODEL), torch.ones(2)
-    )
+def trainer(latents: int, *, seed: int = 0, k: int = 2, steps: int = 10, **options: int) -> T.Trainer:
+    settings = T.TrainSettings(n_latents=latents, k=k, steps=steps, seed=seed, **options)
+    made = T.Trainer(settings, torch.zeros(2, D_MODEL), torch.ones(2))
     g = torch.Generator().manual_seed(seed + 1)
     for parameter in made.parameters:
         parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.5)
@@ -195,7 +194,7 @@ def test_clipping_bounds_the_joint_norm() -> None:
     plain = [p.clone().requires_grad_() for p in by_hand.parameters]
     for p, g in zip(plain, grads, strict=True):
         p.grad = g / norm
-    optimiser = torch.optim.Adam(plain, lr=made.current_lr())
+    optimiser = torch.optim.Adam(plain, lr=made.current_lr(), betas=made.settings.betas)
     optimiser.step()
     made.step(rows)
     for ours, theirs in zip(made.parameters, plain, strict=True):
@@ -203,7 +202,7 @@ def test_clipping_bounds_the_joint_norm() -> None:
 
 
 def test_k_is_annealed_down_to_k_and_stays_there() -> None:
-    made = trainer(64, k=4, steps=100)
+    made = trainer(64, k=4, steps=100, k_start=4)
     seen = []
     for step in range(100):
         made.step_number = step

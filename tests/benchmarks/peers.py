@@ -19,10 +19,10 @@ from torch import Tensor
 Step = Callable[[Tensor], float]
 
 
-def ours(D: int, k: int, mean: Tensor, scale: Tensor, *, steps: int, lr: float, annealed: bool = False) -> Step:
+def ours(D: int, k: int, mean: Tensor, scale: Tensor, *, steps: int, lr: float) -> Step:
     from modeldiff_eval.train_step import Trainer, TrainSettings
 
-    settings = TrainSettings(n_latents=D, k=k, steps=steps, lr=lr, k_start=4 if annealed else 1)
+    settings = TrainSettings(n_latents=D, k=k, steps=steps, lr=lr)
     trainer = Trainer(settings, mean, scale)
 
     def step(rows: Tensor) -> float:
