@@ -37,7 +37,9 @@ def calibrate(
         scores.append(torch.topk(v, min(len(v), 4 * crosscoder.k * len(part)), sorted=False).values)
     pooled = torch.cat(scores)
     budget = min(crosscoder.k * len(chosen), len(pooled) - 1)
-    return replace(crosscoder, threshold=max(float(torch.topk(pooled, budget + 1).values[-1]), 0.0))
+    # Between the last score that is in and the first that is out: on either of them a rounding error would decide.
+    edge = torch.topk(pooled, budget + 1).values[-2:].double().mean()
+    return replace(crosscoder, threshold=max(float(edge), 0.0))
 
 
 class Quality(Record):

@@ -364,7 +364,7 @@ def test_a_tracker_sees_the_training_and_changes_nothing(
         seen.append((tuple(names), folder, title))
         return Listener()
 
-    monkeypatch.setattr("modeldiff_eval.workspace.trackers", listener)
+    monkeypatch.setattr("modeldiff_eval.fit.trackers", listener)
     monkeypatch.setattr(sys.modules["modeldiff_eval.diff"], "require_trackers", seen.append)
     logged = run(base_model, tuned_model, cache=tmp_path / "own", log_to=("wandb",))
     told = (("wandb",), tmp_path / "run", "base--tuned")

@@ -151,6 +151,6 @@ def test_models_in_memory_while_the_crosscoder_is_trained(
     monkeypatch.setattr(ws.weights, "load", spy_load)
     monkeypatch.setattr(fit, "train", spy_train)
     work, material = prepared((base_model, tuned_model), text, tmp_path, stream=stream)
-    assert (fit.fit(work, material, "base", "tuned") / "quality.json").exists()
+    assert (fit.fit(work, material, "base", "tuned", log_folder=tmp_path / "logs") / "quality.json").exists()
     assert alive == [there]
     assert sum(model() is not None for model in loaded) == (2 if limit else 0)
