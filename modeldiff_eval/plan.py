@@ -221,9 +221,13 @@ def _problems(memory: Sequence[Part], written: Sequence[Part], place: Machine) -
     if place.device_total is None and device > FULL * place.ram_available:
         found.append(f"{size(device)} of RAM are needed, {size(place.ram_available)} are available{most}")
     if place.device_total is not None and device > FULL * (place.device_available or 0):
-        found.append(f"{size(device)} are needed on the device, {size(place.device_available or 0)} are available{most}")
+        found.append(
+            f"{size(device)} are needed on the device, {size(place.device_available or 0)} are available{most}"
+        )
     if place.device_total is not None and host > FULL * place.ram_available:
-        found.append(f"{size(host)} of RAM are needed beside the device, {size(place.ram_available)} are available{most}")
+        found.append(
+            f"{size(host)} of RAM are needed beside the device, {size(place.ram_available)} are available{most}"
+        )
     if needed > FULL * place.disk_free:
         found.append(f"{size(needed)} of disk are needed, {size(place.disk_free)} are free{most}")
     return tuple(found)
