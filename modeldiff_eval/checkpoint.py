@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modeldiff_eval.crosscoder_files import write_tensors
-from modeldiff_eval.errors import CrosscoderError
+from modeldiff_eval.errors import CrosscoderError, OutputError
 from modeldiff_eval.store import PARTIAL
 from modeldiff_eval.train_step import Trainer
 
@@ -36,8 +36,14 @@ def save(trainer: Trainer, folder: Path) -> None:
         if state := trainer.optimiser.state[parameter]:
             tensors |= {f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
     metadata = {"selector": json.dumps(trainer.selector.state()), "settings": trainer.settings.model_dump_json()}
-    write_tensors(folder / _name(trainer.step_number, trainer.ranks.rank, trainer.ranks.world), tensors, metadata)
-    trainer.ranks.wait()
+    failure: OutputError | None = None
+    try:
+        write_tensors(folder / _name(trainer.step_number, trainer.ranks.rank, trainer.ranks.world), tensors, metadata)
+    except OutputError as error:
+        failure = error
+    # All ranks stay in step, whatever happened to one of them.
+    if not trainer.ranks.minimum(int(failure is None)):
+        raise failure or OutputError(f"Another rank could not write its part of the checkpoint in {folder}.")
     for old, (step, rank, _) in _files(folder).items():
         if rank == trainer.ranks.rank and step < trainer.step_number:
             old.unlink(missing_ok=True)
@@ -75,9 +81,9 @@ def weights(folder: Path, world: int) -> dict[str, Tensor]:
     step = newest(folder, world)
     if step is None:
         raise CrosscoderError(f"{folder} holds no complete checkpoint of {world} ranks.")
-    parts = [_read(folder / _name(step, rank, world))[0] for rank in range(world)]
-    joined = {name: torch.cat([part[name] for part in parts]) for name in NAMES[:3]}
-    return joined | {"b_dec": parts[0]["b_dec"]}
+    paths = [folder / _name(step, rank, world) for rank in range(world)]
+    joined = {name: torch.cat([_read(path, name)[0][name] for path in paths]) for name in NAMES[:3]}
+    return joined | _read(paths[0], "b_dec")[0]
 
 
 def remove(folder: Path) -> None:
@@ -117,12 +123,13 @@ def _files(folder: Path) -> dict[Path, tuple[int, int, int]]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, *names: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors called ``names``, or all, and what is noted beside them."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names or file.keys()}
             return tensors, file.metadata()
     except (OSError, SafetensorError) as error:
         raise CrosscoderError(

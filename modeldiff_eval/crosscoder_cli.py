@@ -113,6 +113,9 @@ def train(
     }  # fmt: skip
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("WANDB_MODE", "offline")
+    if quiet:
+        os.environ.setdefault("WANDB_SILENT", "true")
     if not verbose:
         from modeldiff_eval.terminal import hush
 
@@ -120,9 +123,7 @@ def train(
     from modeldiff_eval.crosscoder_train import print_plan, train_command
 
     if dry_run:
-        if first is None and second is None and preset == "paper":
-            flags |= {"base": PAPER_MODEL, "tuned": PAPER_MODEL}
-        if not print_plan(make_settings(flags, config=config)[0], plan_ranks, as_json=as_json):
+        if not print_plan(make_settings(flags, config=config, stand_in=PAPER_MODEL)[0], plan_ranks, as_json=as_json):
             raise typer.Exit(2)
         return
     settings, _ = make_settings(flags, config=config)

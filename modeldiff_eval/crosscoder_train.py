@@ -55,7 +55,7 @@ def train_crosscoder(
     """
     started = time.monotonic()
     ranks, reporter = ranks or Ranks(), reporter or Reporter()
-    settings = settings.model_copy(update={"anchor": None, "crosscoder": ()})
+    settings = only_the_pair(settings)
 
     def prepare() -> tuple[ws.Workspace, fit.Material, Path]:
         _require_free(out)
@@ -91,6 +91,11 @@ def train_crosscoder(
         "caveats": list(dict.fromkeys([*work.caveats, *work.pool.caveats])),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def only_the_pair(settings: Settings) -> Settings:
+    """Settings without what a comparison adds: an anchor, finished crosscoders."""
+    return settings.model_copy(update={"anchor": None, "crosscoder": ()})
 
 
 def _require_free(out: Path) -> None:
@@ -129,6 +134,7 @@ def train_command(
     quiet: bool,
 ) -> None:
     """The command itself: join the other processes, train, tell."""
+    settings = only_the_pair(settings)
     ranks = Ranks.from_environment(settings.device)
     _share_processors()
     facts = train_crosscoder(
@@ -147,7 +153,7 @@ def train_command(
 
 def print_plan(settings: Settings, ranks: int | None, *, as_json: bool) -> bool:
     """Print the plan of a training, once if there are several processes; whether it fits here."""
-    made = plan_run(settings, cache_dir(), ranks=ranks or int(os.environ.get("WORLD_SIZE", "1")))
+    made = plan_run(only_the_pair(settings), cache_dir(), ranks=ranks or int(os.environ.get("WORLD_SIZE", "1")))
     if os.environ.get("RANK", "0") == "0":
         print(made.to_json() if as_json else "\n".join(made.lines()))
     return made.fits

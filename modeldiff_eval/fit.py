@@ -15,7 +15,7 @@ from modeldiff_eval import crosscoder_import as importing
 from modeldiff_eval import models as weights
 from modeldiff_eval.corpus import TokenCorpus, heldout_sample
 from modeldiff_eval.crosscoder import Crosscoder
-from modeldiff_eval.errors import SettingsError
+from modeldiff_eval.errors import CorpusError, SettingsError
 from modeldiff_eval.models import Loaded
 from modeldiff_eval.quality import Quality, evaluate, write_quality
 from modeldiff_eval.ranks import Ranks
@@ -54,6 +54,10 @@ class Material:
 def harvest(work: Workspace, corpus: TokenCorpus) -> Material:
     """Every model's activations of the text that is measured, from the cache or harvested now."""
     settings, bos = work.settings, work.tokenizer.bos_token_id
+    if not corpus.heldout_documents()[corpus.sequences[:, 2]].any():
+        raise CorpusError(
+            "No document of the text is held out, so nothing could be measured. Give more documents, or a larger heldout_share."
+        )
     measured = heldout_sample(corpus, tokens=settings.measure_tokens) if settings.stream else corpus
     rows = {role: harvest_role(work, measured, role) for role in work.sources}
     kept = acts.keep_tokens(measured, [model.norms for model in rows.values()], bos=bos)

@@ -201,7 +201,7 @@ def _memory(job: Job, place: Machine, batch_tokens: int) -> tuple[Part, ...]:
     on_cpu = place.device_total is None
     return (
         *trainer_memory(job, device=place.device),
-        *models_memory(job, batch_tokens=batch_tokens),
+        *models_memory(job, batch_tokens=batch_tokens, device=place.device),
         *host_memory(job, on_cpu=on_cpu),
     )
 

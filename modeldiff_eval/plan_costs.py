@@ -12,7 +12,6 @@ from modeldiff_eval.records import Record
 from modeldiff_eval.settings import Settings
 from modeldiff_eval.stream import BLOCK_BATCHES, BLOCK_BYTES
 from modeldiff_eval.train_select import screened_latents
-from modeldiff_eval.train_step import TrainSettings
 from modeldiff_eval.workspace import KEEP_LOADED_BYTES
 
 Place = Literal["device", "host"]
@@ -21,9 +20,8 @@ BF16 = 2
 DEAD_SHARE = 0.25
 """Latents assumed to be dead at the worst moment; their rows are copied for the auxiliary loss."""
 ENTRY_BYTES = 120
-"""A selected code: places, values, scores, both CSR forms and their sort order."""
+"""A selected code: places, values, scores, and the order by rows."""
 MAX_LENGTH: int = Settings.model_fields["max_length"].default
-K_START: int = TrainSettings.model_fields["k_start"].default
 
 
 class Part(Record):
@@ -76,7 +74,7 @@ def trainer_memory(job: Job, *, device: str = "cpu") -> list[Part]:
     latents, rows = job.latents_of_rank, job.batch
     columns = -(-(job.inputs + 2) // 32) * 32
     piece = screened_latents(rows, latents, device)
-    entries = min(K_START * job.k, job.n_latents) * rows
+    entries = job.k * rows
     dead = int(DEAD_SHARE * job.matrix)
     return [
         Part(name="encoder and decoder, float32", size=2 * job.matrix),
@@ -86,7 +84,7 @@ def trainer_memory(job: Job, *, device: str = "cpu") -> list[Part]:
             name=f"screening of {piece:,} latents at a time, bf16 and mask",
             size=piece * (BF16 * columns + (BF16 + 1) * rows),
         ),
-        Part(name="selected codes" + (f", at {K_START}·k" if K_START > 1 else ""), size=ENTRY_BYTES * entries),
+        Part(name="selected codes", size=ENTRY_BYTES * entries),
         Part(name="rows of a batch, inputs, errors", size=6 * FLOAT * rows * job.inputs + BF16 * columns * rows),
         Part(name=f"auxiliary loss with {DEAD_SHARE:.0%} of the latents dead", size=5 * dead + dead // 2),
     ]
@@ -101,17 +99,19 @@ def host_memory(job: Job, *, on_cpu: bool) -> list[Part]:
     """What is in RAM beside the trainer: copies of what is written from another device.
 
     A checkpoint and the finished crosscoder in its two forms are never there together, and the crosscoder is written when
-    the optimiser is gone: on a CPU neither needs anything more.
+    the optimiser is gone: on a CPU neither needs anything more. Of several ranks each reads the parts of all in the end.
     """
+    whole = FLOAT * job.n_latents * job.inputs
+    if on_cpu and job.ranks > 1:
+        return [Part(name="the whole crosscoder, from all ranks' parts", size=3 * whole, place="host")]
     if on_cpu:
         return []
-    whole = FLOAT * job.n_latents * job.inputs
     writing, export = checkpoint_bytes(job), 6 * whole
     name = "checkpoint being written" if writing >= export else "finished crosscoder being written"
     return [Part(name=name, size=max(writing, export), place="host")]
 
 
-def models_memory(job: Job, *, batch_tokens: int) -> list[Part]:
+def models_memory(job: Job, *, batch_tokens: int, device: str = "cpu") -> list[Part]:
     """The models that are in memory while the trainer works: both when streaming, else none but small ones.
 
     A model that is harvested to the disk has gone when the trainer comes: only what it takes beyond the trainer counts.
@@ -126,7 +126,7 @@ def models_memory(job: Job, *, batch_tokens: int) -> list[Part]:
         ]
     # Beside the models of the run, the null control's copy in up to twice the precision.
     kept = min(KEEP_LOADED_BYTES, (job.n_models + 2) * model) if model <= KEEP_LOADED_BYTES else 0
-    trainer = sum(part.size for part in trainer_memory(job))
+    trainer = sum(part.size for part in trainer_memory(job, device=device))
     return [
         Part(name="small models that stay loaded, at most", size=kept),
         Part(name="harvest of a model before that, what it takes more", size=max(0, model + forward - trainer)),

@@ -100,12 +100,17 @@ def presets() -> Mapping[str, Mapping[str, Any]]:
 
 
 def make_settings(
-    flags: Mapping[str, Any], *, config: Path | None = None, environ: Mapping[str, str] | None = None
+    flags: Mapping[str, Any],
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    stand_in: str | None = None,
 ) -> tuple[Settings, dict[str, str]]:
     """Settings from all places, and where each one came from.
 
     Args:
         flags: what was given explicitly; None values count as not given. ``tasks`` may be "none" or empty.
+        stand_in: stands for both models of the preset ``paper`` where no place names one.
 
     Raises:
         SettingsError: an unknown name (with the nearest known one) or an impossible value.
@@ -131,6 +136,8 @@ def make_settings(
                 )
             if name not in merged:
                 merged[name], origin[name] = value, place
+    if stand_in and preset == "paper" and "base" not in merged and "tuned" not in merged:
+        merged |= {"base": stand_in, "tuned": stand_in}
     if merged["tasks"] in ("none", ("none",)):
         merged["tasks"] = ()
     if isinstance(merged.get("thresholds"), str):

@@ -27,8 +27,8 @@ _SAMPLE_ROWS = 64
 
 
 def screened_latents(rows: int, latents: int, device: str) -> int:
-    """Latents that are screened at a time for a batch of ``rows``."""
-    return min(latents, max(64, SCREEN_ENTRIES.get(device, _MANY_ENTRIES) // rows))
+    """Latents that are screened at a time for a batch of ``rows``, a multiple of 8 (see :func:`_places`)."""
+    return min(latents, max(64, SCREEN_ENTRIES.get(device, _MANY_ENTRIES) // rows // 8 * 8))
 
 
 class Selector:
@@ -111,7 +111,7 @@ class Selector:
         """
         d = inputs.shape[1] // 2
         width = d if self._pause == 0 else 2 * d
-        left = self._buffer("left", (len(inputs), -(-(width + 2) // 32) * 32), inputs.device)
+        left = self._buffer(f"left {width}", (len(inputs), -(-(width + 2) // 32) * 32), inputs.device)
         first, second = inputs.chunk(2, dim=1)
         difference = torch.sub(first, second).mul_(0.5)
         left[:, :d] = torch.add(first, second).mul_(0.5)
@@ -126,7 +126,7 @@ class Selector:
         """Some latents' encoders in the same columns: [latents, columns]. Their products are scores, or at least as large."""
         d = W_enc.shape[1] // 2
         width = d if self._pause == 0 else 2 * d
-        right = self._buffer("right", (len(W_enc), columns), W_enc.device)
+        right = self._buffer(f"right {width}", (len(W_enc), columns), W_enc.device)
         first, second = W_enc.chunk(2, dim=1)
         n = norms[:, None]
         right[:, :d] = torch.add(first, second).mul_(n)

@@ -238,10 +238,14 @@ class Trainer:
             loss, fve_first and fve_second on this batch before the step, k, lr, dead.
 
         Raises:
-            ActivationsError: the loss is not finite. Nothing has been updated.
+            ActivationsError: the batch is empty or the loss not finite. The weights have not been updated.
         """
         part = ((rows - self.mean) * self.scale[:, None]).flatten(1).to(self.device)
         inputs = self.ranks.concatenate(part)
+        if not len(inputs):
+            raise ActivationsError(
+                f"The batch at step {self.step_number} holds no rows: all of its tokens were outliers. Take larger batches."
+            )
         k = self.current_k()
         losses, grads, codes = self.gradients(inputs, k * len(inputs))
         loss, *squares = losses.tolist()

@@ -2,7 +2,7 @@
 
 ``python scripts/sweep.py lr=1e-3/2e-3 betas=[0.9,0.999] --steps 400`` trains on activations of the embedded model and its
 packaged SimPO tune; the first row is the trainer's defaults. A training that is in the cache is not repeated.
-docs/decisions/010-training-defaults.md has the tables that the defaults came from.
+docs/decisions/010-training-defaults.md has what the defaults came from.
 """
 
 from __future__ import annotations

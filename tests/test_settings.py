@@ -157,3 +157,15 @@ def test_the_printed_command_makes_the_same_run(flags: dict[str, Any], monkeypat
     settings, _ = make_settings(PAIR | flags, environ={})
     again = parsed(command_line(settings), monkeypatch)
     assert again.model_copy(update={"title": None}) == settings.model_copy(update={"title": None})
+
+
+def test_a_stand_in_is_for_the_paper_without_models_only(tmp_path: Path) -> None:
+    assert make_settings({"preset": "paper"}, environ={}, stand_in="some model")[0].base == "some model"
+    assert (
+        make_settings({"preset": "paper"}, environ={"MODELDIFF_BASE": "x", "MODELDIFF_TUNED": "y"}, stand_in="z")[
+            0
+        ].base
+        == "x"
+    )
+    with pytest.raises(SettingsError, match="missing"):
+        make_settings({}, environ={}, stand_in="some model")

@@ -109,6 +109,34 @@ def test_selection_on_a_large_batch_is_the_exact_top(dtype: torch.dtype, short: 
         torch.testing.assert_close(codes.values, (inputs @ weights.T)[codes.row, codes.latent], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("latents", [1024, 1000])
+def test_screening_in_many_pieces_misses_nothing(latents: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike models, then equal ones: from the whole product back to the short one, in pieces that do not divide the latents."""
+    monkeypatch.setattr(S, "SCREEN_ENTRIES", {"cpu": 40 * 96})
+    g = torch.Generator().manual_seed(0)
+    weights, norms = torch.randn(latents, 16, generator=g), torch.rand(latents, generator=g) + 0.5
+    bias = -0.3 * torch.rand(latents, generator=g)
+    selector, budget = S.Selector(), 40 * 4
+    pauses = []
+    for number in range(30):
+        if number == 2:
+            weights = weights[:, :8].repeat(1, 2)
+        half = torch.randn(40, 8, generator=g)
+        inputs = torch.cat([half, torch.randn(40, 8, generator=g) if number < 2 else half], 1)
+        codes = selector(inputs, weights, bias, norms, budget)
+        assert_top(codes, torch.relu(inputs @ weights.T + bias) * norms, budget, rounding=1e-4)
+        pauses.append(selector._pause)
+    assert pauses[0] > 0
+    assert 0 in pauses  # the short product was taken again
+
+
+def test_a_batch_without_rows_is_refused() -> None:
+    made = trainer(8)
+    with pytest.raises(ActivationsError, match="holds no rows"):
+        made.step(torch.zeros(0, 2, D_MODEL))
+    assert made.step_number == 0
+
+
 def test_close_models_are_screened_by_their_mean_and_nothing_is_missed() -> None:
     """One latent reads only the difference of the models: the mean shows nothing of it, the bound keeps it."""
     g = torch.Generator().manual_seed(0)
@@ -413,3 +441,15 @@ def test_a_crosscoder_without_a_budget_gets_no_threshold() -> None:
     )
     with pytest.raises(SettingsError, match="without a budget"):
         Q.calibrate(plain, lambda i: torch.zeros(len(i), 2, 3), torch.arange(4))
+
+
+def test_when_another_rank_cannot_write_the_checkpoint_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(8)
+    checkpoint.save(made, tmp_path)
+    made.step_number = 5
+    monkeypatch.setattr(type(made.ranks), "minimum", lambda self, value: 0)
+    with pytest.raises(OutputError, match="Another rank"):
+        checkpoint.save(made, tmp_path)
+    assert any(path.name.startswith("checkpoint-0-") for path in tmp_path.iterdir())
