@@ -125,7 +125,8 @@ def make_world(constants: Constants, scale: Scale, *, rng: np.random.Generator) 
 
 def _units(rng: np.random.Generator, n: int, d: int) -> NDArray[np.float64]:
     rows = rng.standard_normal((n, d))
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    units: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return units
 
 
 def _directions(

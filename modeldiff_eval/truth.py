@@ -1,15 +1,15 @@
 """The truth bench: train a method on planted pairs, ask its rules, compare with what was planted.
 
 For every seed: a planted pair (a world of its own) and a null pair of the same size, on which nothing differs but each
-model's own noise and the tuned side's rounding to bf16. The null fit of a seed sets the threshold of ``shifted`` for the
-planted fit of that seed; a null fit is itself judged against the null fit of another seed.
+model's own noise and the tuned side's rounding to bf16. Both are fitted twice, by two seeds of the method. Rules see the
+first fit, the second one, and a null fit: that of the null pair, or, where the null pair itself is asked, its second fit.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,20 +17,24 @@ from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.planted import PlantedPair, World, draw, make_world
 from modeldiff_eval.planted_constants import Constants, Scale, ScaleName, constants
 from modeldiff_eval.progress import Reporter
-from modeldiff_eval.truth_laws import Outcome, check_laws
-from modeldiff_eval.truth_methods import BatchTopK, Claims, Fit, Method
+from modeldiff_eval.truth_laws import MakePair, Outcome, check_laws
+from modeldiff_eval.truth_methods import BatchTopK, Controls, Fit, Method, partners
 from modeldiff_eval.truth_report import RuleRow, RunRow, Selftest, SideName, nu_row, rule_row, total
+from modeldiff_eval.truth_rules import Claims
 from modeldiff_eval.truth_score import Counts, NuErrors, count_claims, nu_errors
 
+AGAIN = 1000
+"""Added to the seed of the second fit."""
 _SIDES: tuple[SideName, SideName, SideName] = ("base", "tuned", "both")
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """A fit with the pair's truth, and how long it took."""
+    """Two fits of one pair with its truth."""
 
     world: World
     fit: Fit
+    again: Fit
     row: RunRow
     tokens: tuple[int, int]
 
@@ -61,8 +65,7 @@ def selftest(
     """Run the bench.
 
     Args:
-        seeds: planted pairs, each with a seed of its own; default as the scale says. At least two null pairs are made, so
-            that each has another to be judged against.
+        seeds: planted pairs and null pairs, each with a seed of its own; default as the scale says.
         sizes: other sizes than those of ``scale``, for tests.
 
     Raises:
@@ -76,9 +79,12 @@ def selftest(
     method, reporter = method or BatchTopK(), reporter or Reporter()
     bench = _Bench(known, size, method, reporter)
     planted = [bench.train(planted_pair, "planted", seed + i) for i in range(n)]
-    nulls = [bench.train(null_pair, "null", seed + i) for i in range(max(n, 2))]
-    found = [run.fit.claims(nulls[i].fit, known.scoring) for i, run in enumerate(planted)]
-    on_null = [run.fit.claims(nulls[(i + 1) % len(nulls)].fit, known.scoring) for i, run in enumerate(nulls)]
+    nulls = [bench.train(null_pair, "null", seed + i) for i in range(n)]
+    found = [
+        run.fit.claims(Controls(null=null.fit, again=run.again), known.scoring)
+        for run, null in zip(planted, nulls, strict=True)
+    ]
+    on_null = [run.fit.claims(Controls(null=run.again, again=run.again), known.scoring) for run in nulls]
     rules = _rules(known, planted, found, nulls, on_null)
     errors = _errors(known, planted)
     outcome = Outcome(errors=errors, rules=rules)
@@ -108,18 +114,28 @@ class _Bench:
     method: Method
     reporter: Reporter
 
-    def train(self, make: Callable[..., tuple[World, PlantedPair]], name: str, seed: int) -> _Trained:
-        """Draw a pair, fit the method; the activations are dropped."""
+    def train(self, make: MakePair, name: Literal["planted", "null"], seed: int) -> _Trained:
+        """Draw a pair and fit the method twice; the activations are dropped."""
         start = time.monotonic()
         world, pair = make(self.constants, self.size, seed=seed)
-        with self.reporter.task(f"{self.method.name} on a {name} pair, seed {seed}", unit="steps") as advance:
-            fit = self.method.fit(pair, self.size.training, self.constants.scoring, seed=seed, on_step=advance)
-        quality = fit.quality
+        scoring = self.constants.scoring
+
+        def fit(own_seed: int, title: str) -> Fit:
+            with self.reporter.task(f"{self.method.name}, {name} pair {seed}{title}", unit="steps") as advance:
+                return self.method.fit(pair, self.size.training, scoring, seed=own_seed, on_step=advance)
+
+        first, again = fit(seed, ""), fit(seed + AGAIN, ", re-seeded")
         row = RunRow(
-            pair="null" if name == "null" else "planted", seed=seed, fve_first=quality.fve_first, fve_second=quality.fve_second,
-            l0=quality.l0, dead_share=quality.dead_share, seconds=round(time.monotonic() - start, 1),
-        )  # fmt: skip
-        return _Trained(world, fit, row, (len(pair.document), int(pair.heldout.sum())))
+            pair=name,
+            seed=seed,
+            fve_first=first.quality.fve_first,
+            fve_second=first.quality.fve_second,
+            l0=first.quality.l0,
+            dead_share=first.quality.dead_share,
+            seed_agreement=float((partners(first, again, scoring) >= 0).mean()),
+            seconds=round(time.monotonic() - start, 1),
+        )
+        return _Trained(world, first, again, row, (len(pair.document), int(pair.heldout.sum())))
 
 
 def _rules(

@@ -10,7 +10,7 @@ import numpy as np
 from modeldiff_eval.planted import PlantedPair, World
 from modeldiff_eval.planted_constants import Constants, Scale
 from modeldiff_eval.progress import Reporter
-from modeldiff_eval.truth_methods import Fit, Method
+from modeldiff_eval.truth_methods import Controls, Fit, Method
 from modeldiff_eval.truth_report import Law, RuleRow
 from modeldiff_eval.truth_score import NuErrors
 
@@ -60,11 +60,15 @@ def check_laws(
 
 
 def identical(same: Fit, other: Fit, constants: Constants) -> Law:
-    """Base against itself: ν is 1, and no rule claims anything (``other`` stands in for a null run)."""
+    """Base against itself: ν is 1, and no rule claims anything (``other`` stands in for the controls)."""
     nu = np.concatenate([values for side in same.nu for values in (side.error, side.error_high, side.reconstruction)])
     known = nu[~np.isnan(nu)]
     off = float(np.abs(known - 1).max()) if len(known) else np.inf
-    claims = sum(int(side.sum()) for made in same.claims(other, constants.scoring) for side in made.chosen)
+    claims = sum(
+        int(side.sum())
+        for made in same.claims(Controls(null=other, again=other), constants.scoring)
+        for side in made.chosen
+    )
     return Law(
         name="base against itself: ν = 1 and nothing specific",
         holds=off < EXACT and claims == 0,
@@ -81,7 +85,8 @@ def mirrored(direct: Fit, mirror: Fit, null: Fit, constants: Constants) -> Law:
         both = ~np.isnan(here) & ~np.isnan(there)
         defined += int(both.sum())
         off = max(off, float(np.abs(here[both] - there[both]).max(initial=0)))
-    for one, other in zip(direct.claims(null, constants.scoring), mirror.claims(null, constants.scoring), strict=True):
+    here_all, there_all = (fit.claims(Controls(null=null, again=fit), constants.scoring) for fit in (direct, mirror))
+    for one, other in zip(here_all, there_all, strict=True):
         unlike += sum(int((one.chosen[side] != other.chosen[1 - side]).sum()) for side in (0, 1))
     return Law(
         name="exchanging base and tuned exchanges every answer",

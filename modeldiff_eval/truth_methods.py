@@ -1,20 +1,20 @@
 """What the truth bench measures: methods, the fits they make of a pair, and the claims that rules draw from a fit.
 
 A method is anything with a name that turns a planted pair into a :class:`Fit`; a fit names directions and claims
-"this one is only in base" or "only in tuned". Here: the BatchTopK crosscoder, with three rules on one training.
+"this one is only in base" or "only in tuned". Here: the BatchTopK crosscoder, whose rules share one training.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from modeldiff_eval import latents as measure
@@ -24,25 +24,10 @@ from modeldiff_eval.planted_constants import Scoring, Training
 from modeldiff_eval.quality import Quality, evaluate
 from modeldiff_eval.train import MappedSource, train
 from modeldiff_eval.train_step import TrainSettings
+from modeldiff_eval.truth_match import cosines, match
+from modeldiff_eval.truth_rules import BothNu, Claims, by_delta_norm, by_fixed_thresholds, by_null_run, by_reseeding
 
 OnStep = Callable[[int, int], None]
-Level = Literal["specific", "shifted"]
-_BELOW_ONE = 1 - 1e-6
-"""No threshold is higher: equal models have ν = 1 up to rounding."""
-
-
-@dataclass(frozen=True)
-class Claims:
-    """What one rule says. ``level``: "specific" claims the other model lacks the latent, "shifted" that it has less of it.
-
-    ``chosen`` [latents] for base and for tuned. ``threshold`` is the upper limit of ν^ε that a shifted latent lies below;
-    None where the rule has no such number, or where none kept the false discovery rate.
-    """
-
-    rule: str
-    level: Level
-    chosen: tuple[Bool[NDArray[np.bool_], " latents"], Bool[NDArray[np.bool_], " latents"]]
-    threshold: float | None = None
 
 
 class Fit(Protocol):
@@ -54,7 +39,7 @@ class Fit(Protocol):
         ...
 
     @property
-    def nu(self) -> tuple[measure.Nu, measure.Nu]: ...
+    def nu(self) -> BothNu: ...
 
     @property
     def scale(self) -> Float[NDArray[np.float64], " 2"]: ...
@@ -62,9 +47,17 @@ class Fit(Protocol):
     @property
     def quality(self) -> Quality: ...
 
-    def claims(self, null: Fit, scoring: Scoring) -> list[Claims]:
-        """Every rule's claims; ``null`` is a fit of the same method to a pair without differences."""
+    def claims(self, controls: Controls, scoring: Scoring) -> list[Claims]:
+        """Every rule's claims, always in the same order."""
         ...
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What thresholds may be set from: a fit of a pair without differences, and another seed's fit of the same pair."""
+
+    null: Fit
+    again: Fit
 
 
 class Method(Protocol):
@@ -83,7 +76,7 @@ class CrosscoderFit:
     """A trained crosscoder and its Latent Scaling on held-out documents."""
 
     crosscoder: Crosscoder
-    nu: tuple[measure.Nu, measure.Nu]
+    nu: BothNu
     quality: Quality
 
     @property
@@ -96,44 +89,19 @@ class CrosscoderFit:
         factors: NDArray[np.float64] = self.crosscoder.scale.double().numpy()
         return factors
 
-    def claims(self, null: Fit, scoring: Scoring) -> list[Claims]:
-        norms = delta_norm(self.crosscoder.decoder_norms()).double().numpy()
-        cut = scoring.delta_norm_cut
-        base, tuned = (nu.specific(error=scoring.nu_error, reconstruction=scoring.nu_reconstruction) for nu in self.nu)
+    def claims(self, controls: Controls, scoring: Scoring) -> list[Claims]:
         return [
-            Claims("delta_norm cuts", "specific", (norms < cut, norms > 1 - cut)),
-            Claims("paper thresholds", "specific", (base, tuned)),
-            shifted(self.nu, null.nu, rate=scoring.false_discovery_rate),
+            by_delta_norm(delta_norm(self.crosscoder.decoder_norms()).double().numpy(), scoring),
+            by_fixed_thresholds(self.nu, scoring),
+            by_null_run(self.nu, controls.null.nu, scoring),
+            by_reseeding(self.nu, controls.again.nu, partners(self, controls.again, scoring), scoring),
         ]
 
 
-def shifted(nu: tuple[measure.Nu, measure.Nu], null: tuple[measure.Nu, measure.Nu], *, rate: float) -> Claims:
-    """Latents whose upper limit of ν^ε (ranking half) lies below a threshold set from a null run.
-
-    The threshold is the largest t at which (1 + null latents below t), brought to the number of latents measured here,
-    is at most ``rate`` of the latents below t. Both sides share it. Where no t will do, nothing is claimed.
-    """
-    upper = [side.rank_error_high for side in nu]
-    threshold = null_threshold(
-        np.concatenate(upper), np.concatenate([side.rank_error_high for side in null]), rate=rate
-    )
-    with np.errstate(invalid="ignore"):
-        chosen = [high <= (-np.inf if threshold is None else threshold) for high in upper]
-    return Claims("shifted", "shifted", (chosen[0], chosen[1]), threshold)
-
-
-def null_threshold(
-    upper: Sequence[float] | NDArray[np.float64], null: Sequence[float] | NDArray[np.float64], *, rate: float
-) -> float | None:
-    """The largest value of ``upper`` below 1 with an estimated false discovery rate of at most ``rate``; NaN is left out."""
-    here, there = np.asarray(upper, dtype=np.float64), np.asarray(null, dtype=np.float64)
-    here, there = np.sort(here[~np.isnan(here)]), np.sort(there[~np.isnan(there)])
-    if not len(here) or not len(there):
-        return None
-    below_here = np.searchsorted(here, here, side="right")
-    below_null = np.searchsorted(there, here, side="right")
-    good = ((1 + below_null) * len(here) / len(there) <= rate * below_here) & (here <= _BELOW_ONE)
-    return float(here[good][-1]) if good.any() else None
+def partners(fit: Fit, again: Fit, scoring: Scoring) -> Int[NDArray[np.int64], " latents"]:
+    """The latent of ``again`` that has both directions of each latent of ``fit``, or −1."""
+    found, others = (some.directions.reshape(len(some.directions), -1) for some in (fit, again))
+    return match(cosines(found, others), least=scoring.match_cosine)
 
 
 class BatchTopK:

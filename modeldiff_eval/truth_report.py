@@ -12,7 +12,7 @@ from modeldiff_eval.planted_constants import Scoring
 from modeldiff_eval.records import Estimate, Record
 from modeldiff_eval.stats import estimate, number, wilson
 from modeldiff_eval.stats_bootstrap import bootstrap_mean
-from modeldiff_eval.truth_methods import Level
+from modeldiff_eval.truth_rules import Level
 from modeldiff_eval.truth_score import Counts, NuErrors
 
 SideName = Literal["base", "tuned", "both"]
@@ -81,7 +81,7 @@ class NuRow(Record):
 
 
 class RunRow(Record):
-    """One training: what it was given, and its held-out quality."""
+    """One pair: held-out quality of the first fit, and the share of its latents that the second fit has as well."""
 
     pair: Literal["planted", "null"]
     seed: int
@@ -89,6 +89,7 @@ class RunRow(Record):
     fve_second: float
     l0: float
     dead_share: float
+    seed_agreement: float
     seconds: float
 
 
