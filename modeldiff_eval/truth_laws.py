@@ -19,7 +19,10 @@ LAW_STEPS = 100
 """Steps of the trainings that compare a pair with itself and with its mirror image: enough for latents of both kinds."""
 EXACT = 1e-6
 MIRRORED = 1e-3
-"""How far ν may be off in the mirror image: sums are taken in another order, and training carries that on."""
+UNLIKE = 0.01
+"""The mirror image is a training of its own. Its sums are taken in another order, so one latent in a near tie can be selected
+in one training only, and what follows from that differs a little: the median of |ν − ν mirrored| may be ``MIRRORED``, and
+this share of claims and of definitions of ν may differ. At the quick scale neither differs at all; the tests hold that."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,22 @@ def identical(same: Fit, other: Fit, constants: Constants) -> Law:
 
 def mirrored(direct: Fit, mirror: Fit, null: Fit, constants: Constants) -> Law:
     """Exchanging the models exchanges every answer."""
-    off, unlike, defined = 0.0, 0, 0
-    for side in (0, 1):
-        here, there = direct.nu[side].error, mirror.nu[1 - side].error
-        unlike += int((np.isnan(here) != np.isnan(there)).sum())
-        both = ~np.isnan(here) & ~np.isnan(there)
-        defined += int(both.sum())
-        off = max(off, float(np.abs(here[both] - there[both]).max(initial=0)))
-    here_all, there_all = (fit.claims(Controls(null=null, again=fit), constants.scoring) for fit in (direct, mirror))
-    for one, other in zip(here_all, there_all, strict=True):
-        unlike += sum(int((one.chosen[side] != other.chosen[1 - side]).sum()) for side in (0, 1))
+    here, there = (
+        np.concatenate([side.error for side in sides]) for sides in (direct.nu, (mirror.nu[1], mirror.nu[0]))
+    )
+    off = np.abs(here - there)
+    off = off[~np.isnan(off)]
+    unlike = [np.isnan(here) != np.isnan(there)]
+    claims = (fit.claims(Controls(null=null, again=fit), constants.scoring) for fit in (direct, mirror))
+    for one, other in zip(*claims, strict=True):
+        unlike += [one.chosen[side] != other.chosen[1 - side] for side in (0, 1)]
+    differ = np.concatenate(unlike)
+    typical = float(np.median(off)) if len(off) else np.inf
     return Law(
         name="exchanging base and tuned exchanges every answer",
-        holds=off < MIRRORED and unlike == 0 and defined > 0,
-        detail=f"ν differs by at most {off:.1e} over {defined} values, {unlike} claims or definitions differ",
+        holds=typical < MIRRORED and float(differ.mean()) < UNLIKE,
+        detail=f"median |ν − ν mirrored| {typical:.1e}, largest {off.max(initial=0):.1e} over {len(off)} values; "
+        f"{int(differ.sum())} of {len(differ)} claims and definitions differ",
     )
 
 
@@ -113,6 +118,6 @@ def quiet(rules: list[RuleRow], rate: float) -> Law:
     worst = max((row.false_on_null.value or 0.0 for row in shifted), default=0.0)
     return Law(
         name=f"nothing differs: shifted claims at most {100 * rate:g} % of the latents",
-        holds=worst <= rate and all(row.false_on_null.n > 0 for row in shifted),
+        holds=bool(shifted) and worst <= rate and all(row.false_on_null.n > 0 for row in shifted),
         detail=f"{', '.join(f'{row.false_on_null.count} of {row.false_on_null.n}' for row in shifted) or 'no such rule'}",
     )

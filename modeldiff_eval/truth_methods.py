@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from modeldiff_eval.truth_rules import BothNu, Claims, by_delta_norm, by_fixed_t
 OnStep = Callable[[int, int], None]
 
 
+@runtime_checkable
 class Fit(Protocol):
     """What a method made of one pair. ``nu`` is claimed for base and for tuned; ``scale`` is each model's factor."""
 
@@ -60,6 +61,7 @@ class Controls:
     again: Fit
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way of finding model-specific latents."""
 

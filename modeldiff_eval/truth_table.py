@@ -8,7 +8,7 @@ from rich.table import Table
 
 from modeldiff_eval.truth_report import Proportion, RuleRow, Selftest
 
-_WIDTH = 170
+_WIDTH = 210
 """A pipe has no width of its own; a table is not folded there."""
 
 
