@@ -21,8 +21,9 @@ EXACT = 1e-6
 MIRRORED = 1e-3
 UNLIKE = 0.01
 """The mirror image is a training of its own. Its sums are taken in another order, so one latent in a near tie can be selected
-in one training only, and what follows from that differs a little: the median of |ν − ν mirrored| may be ``MIRRORED``, and
-this share of claims and of definitions of ν may differ. At the quick scale neither differs at all; the tests hold that."""
+in one training only, and all that follows differs a little: the median of |ν − ν mirrored| may be ``MIRRORED``, and this
+share of claims and of definitions of ν may differ. At the quick scale, where the laws are checked, nothing differed here; with
+3,072 latents a hundred steps were enough for a median of 0.001 and 96 of 30,720 differing claims and definitions."""
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,7 @@ def test_the_table_shows_every_row_with_its_n(run: Run, small: Selftest) -> None
     code, out, err = run()
     assert (code, err) == (0, "")
     for row in small.rules:
-        line = next(
-            line for line in out.splitlines() if line.split()[:1] == row.rule.split()[:1] and f" {row.side} " in line
-        )
+        line = next(line for line in out.splitlines() if line.startswith(f"  {row.rule} ") and f" {row.side} " in line)
         assert f"n {row.recall.n}" in line
         assert f"{row.verdict}: {row.reason}" in line
     assert out.count("holds ") == 4
