@@ -85,7 +85,7 @@ def selftest(
         for run, null in zip(planted, nulls, strict=True)
     ]
     on_null = [run.fit.claims(Controls(null=run.again, again=run.again), known.scoring) for run in nulls]
-    rules = _rules(known, planted, found, nulls, on_null)
+    rules = _rules(known, planted, found, on_null)
     errors = _errors(known, planted)
     outcome = Outcome(errors=errors, rules=rules)
     # The laws are about the code, not about the size: at the full one they would cost minutes more.
@@ -145,7 +145,6 @@ def _rules(
     known: Constants,
     planted: list[_Trained],
     found: list[list[Claims]],
-    nulls: list[_Trained],
     on_null: list[list[Claims]],
 ) -> list[RuleRow]:
     least, rows = known.scoring.match_cosine, []

@@ -31,8 +31,10 @@ def print_selftest(result: Selftest, console: Console) -> None:
     runs = [run for run in result.runs if run.pair == "planted"]
     fve = sum(run.fve_first + run.fve_second for run in runs) / (2 * len(runs))
     agreement = sum(run.seed_agreement for run in runs) / len(runs)
+    last = result.seed + result.seeds - 1
+    seeds = f"seed {result.seed}" if result.seeds == 1 else f"seeds {result.seed} to {last}"
     for line in (
-        f"Truth bench, {result.scale} scale, method {result.method}, seeds {result.seed} to {result.seed + result.seeds - 1}",
+        f"Truth bench, {result.scale} scale, method {result.method}, {seeds}",
         f"Planted: {planted}; {result.heldout_tokens:,} of {result.tokens:,} tokens held out; fve {fve:.3f}; "
         f"{100 * agreement:.0f} % of the latents found by a second seed",
     ):
