@@ -12,6 +12,7 @@ import typer
 from modeldiff_eval._version import __version__
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.errors import ModelDiffError, SettingsError, UsageError, did_you_mean
+from modeldiff_eval.selftest_cli import selftest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,7 @@ cache_app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
+app.command()(selftest)
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/<tuned>")]
 Json = Annotated[bool, typer.Option("--json", help="Print card.json on standard output.")]

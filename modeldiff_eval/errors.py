@@ -15,6 +15,7 @@
     ├── AnnotationError            3   the annotator cannot run
     ├── EvidenceError              3   benchmark or arena input is unusable
     ├── OutputError                3   the output folder cannot be written
+    ├── SelftestError              3   a law of the truth bench is broken
     └── MissingDependencyError     3   an optional library is absent
 
 Every message says what is wrong, where, and what to do about it.
@@ -82,6 +83,10 @@ class EvidenceError(ModelDiffError):
 
 class OutputError(ModelDiffError):
     """The output folder cannot be written."""
+
+
+class SelftestError(ModelDiffError):
+    """The truth bench found a broken law: something here computes wrongly, or learns nothing."""
 
 
 class MissingDependencyError(ModelDiffError):

@@ -27,6 +27,11 @@ jaxtyping.install_import_hook(
             "ranks",
             "stream",
             "stream_blocks",
+            "planted",
+            "truth_match",
+            "truth_rules",
+            "truth_methods",
+            "truth_score",
         )
     ],
     "beartype.beartype",
