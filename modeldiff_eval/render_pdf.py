@@ -122,7 +122,7 @@ def _report(lines: list[str]) -> None:
         shown = ", ".join(dict.fromkeys(line.rsplit("(", 1)[-1].rstrip(")") for line in missing[:5]))
         log.warning(
             "The PDF shows %d characters as boxes because no installed font has them (%s%s). "
-            "The HTML is complete. Fonts: sudo apt-get install -y fonts-noto-cjk fonts-noto-color-emoji",
+            "The HTML is complete. Fonts: sudo apt-get install -y fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji",
             len(missing),
             shown,
             ", and more" if len(missing) > 5 else "",
