@@ -327,6 +327,17 @@ def test_the_paper_is_planned_without_models(run: Run, machine: Callable[..., No
     assert not fresh.exists()
 
 
+def test_an_anchor_of_the_environment_is_not_planned_for(
+    run: Run, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(ram=128, free=200)
+    monkeypatch.setenv("MODELDIFF_ANCHOR", "some/anchor")
+    monkeypatch.setenv("MODELDIFF_PRESET", "paper")
+    planned = json.loads(run("crosscoder", "train", "--dry-run", "--json")[1])
+    assert (planned["job"]["n_models"], planned["job"]["n_crosscoders"]) == (2, 1)
+    assert planned["job"]["shape"]["d_model"] == 3584  # the preset came from the environment as well
+
+
 def test_processes_side_by_side_share_the_memory(
     run: Run,
     machine: Callable[..., None],
