@@ -32,8 +32,8 @@ def rows() -> torch.Tensor:
 def fit(folder: Path, ranks: Ranks, *, steps: int = STEPS, minutes: float = 60.0) -> Crosscoder:
     folder.mkdir(exist_ok=True, parents=True)
     x = rows()
-    # 45 latents: not divisible by two. A short dead window, so that the auxiliary loss takes part.
-    settings = T.TrainSettings(n_latents=45, k=3, steps=steps, batch=256, lr=5e-3, dead_share=0.01)
+    # 45 latents: not divisible by two. A short dead window and a small k, so that the auxiliary loss takes part.
+    settings = T.TrainSettings(n_latents=45, k=1, steps=steps, batch=256, lr=5e-3, dead_share=0.01)
     source = L.MappedSource(lambda i: x[i], torch.arange(2500), batch=256, seed=0, ranks=ranks)
     heldout = (lambda i: x[i], torch.arange(2500, 3000))
     return L.train(source, settings, folder=folder, heldout=heldout, ranks=ranks, checkpoint_minutes=minutes)
