@@ -14,6 +14,7 @@ from modeldiff_eval import latents as measure
 from modeldiff_eval.annotate import Annotation, Evidence, Excerpt, annotate_all, context_span, get_annotator
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import Crosscoder, delta_norm
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged
 from modeldiff_eval.errors import MissingDependencyError
 from modeldiff_eval.families import families
 from modeldiff_eval.records import ActivationChange, Estimate
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modeldiff_eval.fit import Pair
+    from modeldiff_eval.settings import Settings
     from modeldiff_eval.workspace import Workspace
 
 RADIUS = 24
@@ -34,7 +36,12 @@ MIN_MASS_BLOCKS = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """One crosscoder's latents. ``nu`` by claim side (0 = specific to the first model, 1 = to the second)."""
+    """One dictionary's latents. ``nu`` by claim side (0 = specific to the first model, 1 = to the second).
+
+    In tables, evidence and annotations a latent's number is ``offset`` + its place here. ``changed`` [latents]: more than noise
+    by the exchange control, and ``null_rate`` the share of latents that the control finds where everything is false; None
+    where the dictionary has no such control.
+    """
 
     pair: Pair
     nu: dict[int, measure.Nu]
@@ -45,6 +52,13 @@ class Measured:
     windows: list[list[measure.Window]]
     annotations: dict[int, Annotation]
     evidence: dict[int, Evidence]
+    offset: int = 0
+    changed: NDArray[np.bool_] | None = None
+    null_rate: float | None = None
+
+    @property
+    def dictionary(self) -> str:
+        return "crosscoder" if self.changed is None else "difference"
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -52,37 +66,59 @@ class Measured:
 
 
 def measure_pair(
-    work: Workspace, corpus: TokenCorpus, kept: acts.Kept, pair: Pair, sides: tuple[int, ...], out: Path
-) -> Measured:
-    """Latent Scaling on held-out documents, top documents over everything, and annotation of every live latent."""
+    work: Workspace, corpus: TokenCorpus, kept: acts.Kept, pair: Pair, sides: tuple[int, ...], out: Path, *,
+    offset: int = 0, control: bool = False,
+) -> Measured:  # fmt: skip
+    """Latent Scaling on held-out documents, top documents over everything, and annotation of every live latent.
+
+    Args:
+        sides: the claims that ν is measured for; none leaves it out.
+        control: run the exchange control of a difference dictionary.
+    """
     settings = work.settings
     document = corpus.document_of_token()
     _, heldout = acts.split_rows(corpus, kept)
     blocks = measure.document_blocks(heldout, document, seed=settings.seed)
-    title = f"({pair.first}, {pair.second})"
-    with work.reporter.task(f"Latent Scaling {title}", unit="tokens") as advance:
-        sums = measure.scaling(pair.crosscoder, pair.rows, blocks, on_progress=advance)
-    nu = {
-        side: measure.nu_intervals(
-            sums,
-            side,
-            min_firings=settings.thresholds.min_firings,
-            rng=np.random.default_rng([settings.seed, side, 11]),
-        )
-        for side in sides
-    }
+    title = f"({pair.first}, {pair.second})" + (", differences" if control else "")
+    nu = {}
+    if sides:
+        with work.reporter.task(f"Latent Scaling {title}", unit="tokens") as advance:
+            sums = measure.scaling(pair.crosscoder, pair.rows, blocks, on_progress=advance)
+        nu = {
+            side: measure.nu_intervals(
+                sums,
+                side,
+                min_firings=settings.thresholds.min_firings,
+                rng=np.random.default_rng([settings.seed, side, 11]),
+            )
+            for side in sides
+        }
+    beyond, null_rate = _exchange_control(work, pair, heldout, document, nu, title) if control else (None, None)
     with work.reporter.task(f"Top documents {title}", unit="tokens") as advance:
         peaks, firings = measure.top_documents(
             pair.crosscoder, pair.rows, kept.rows, document, n=settings.top_examples, on_progress=advance
         )
     with work.reporter.task(f"Examples {title}"):
         windows = measure.windows(pair.crosscoder, pair.rows, peaks, corpus.sequences, kept.rows, radius=RADIUS)
-    evidence = _evidence(work, corpus, peaks, windows)
+    evidence = _evidence(work, corpus, peaks, windows, offset)
     annotations = _annotate(work, evidence, _background(work, corpus), out / "annotations.jsonl")
     return Measured(
         pair, nu, delta_norm(pair.crosscoder.decoder_norms()).double().numpy(), firings, firings / len(kept.rows), peaks, windows,
-        annotations, {item.latent: item for item in evidence},
+        annotations, {item.latent: item for item in evidence}, offset, beyond, null_rate,
     )  # fmt: skip
+
+
+def _exchange_control(
+    work: Workspace, pair: Pair, heldout: torch.Tensor, document: NDArray[np.int32], nu: dict[int, measure.Nu], title: str
+) -> tuple[NDArray[np.bool_], float | None]:  # fmt: skip
+    """Which latents are more than noise, and the share of them that are found on the exchanged pair, where all are false."""
+    rate = work.settings.false_discovery_rate
+    blocks = measure.document_blocks(heldout, document, seed=work.settings.seed, limit=EXCHANGE_BLOCKS)
+    with work.reporter.task(f"Null control {title}: models exchanged", unit="tokens") as advance:
+        control = exchanged(pair.crosscoder, pair.rows, blocks, on_progress=advance)
+    defined = np.logical_or.reduce([~np.isnan(side.rank_error) for side in nu.values()])
+    false = changed(control.reversed().p_values(), defined, rate=rate)
+    return changed(control.p_values(), defined, rate=rate), float(false[defined].mean()) if defined.any() else None
 
 
 class _Decoder:
@@ -101,7 +137,11 @@ class _Decoder:
 
 
 def _evidence(
-    work: Workspace, corpus: TokenCorpus, peaks: list[list[measure.Peak]], windows: list[list[measure.Window]]
+    work: Workspace,
+    corpus: TokenCorpus,
+    peaks: list[list[measure.Peak]],
+    windows: list[list[measure.Window]],
+    offset: int,
 ) -> list[Evidence]:
     decoder = _Decoder(work.tokenizer)
     starts = corpus.sequences[:, 0]
@@ -129,7 +169,7 @@ def _evidence(
                     document=str(corpus.documents["group"][peak.document]),
                 )
             )
-        out.append(Evidence(latent=latent, examples=excerpts))
+        out.append(Evidence(latent=offset + latent, examples=excerpts))
     return out
 
 
@@ -296,18 +336,28 @@ class Side:
     claim: int
     specific: NDArray[np.int64]
     nearest: NDArray[np.int64]
-    shift: Shift
+    shift: Shift | None
 
     @property
-    def nu(self) -> measure.Nu:
-        return self.measured.nu[self.claim]
+    def nu(self) -> measure.Nu | None:
+        return self.measured.nu.get(self.claim)
 
 
-def make_side(work: Workspace, role: str, measured: Measured, claim: int, shift: Shift) -> Side:
-    """Specific latents by the thresholds, and the nearest candidates by the upper limit of ν^ε on the ranking half."""
+def make_side(work: Workspace, role: str, measured: Measured, claim: int, shift: Shift | None) -> Side:
+    """Specific latents by the thresholds, and the nearest candidates by the upper limit of ν^ε on the ranking half.
+
+    In a difference dictionary: |ν^ε| below its threshold among the latents that the exchange control lets through. Without
+    ν (the dictionary of the activation view beside one of differences) there are none of either.
+    """
     limits = work.settings.thresholds
-    nu = measured.nu[claim]
-    passing = nu.specific(error=limits.nu_error, reconstruction=limits.nu_reconstruction)
+    nu = measured.nu.get(claim)
+    if nu is None:
+        none = np.zeros(0, dtype=np.int64)
+        return Side(role, measured, claim, none, none, shift)
+    if measured.changed is not None:
+        passing = nu.absent(limits.nu_error) & measured.changed
+    else:
+        passing = nu.specific(error=limits.nu_error, reconstruction=limits.nu_reconstruction)
     order = np.argsort(np.where(np.isnan(nu.rank_error_high), np.inf, nu.rank_error_high), kind="stable")
     nearest = order[: work.settings.annotate_top]
     nearest = nearest[~np.isnan(nu.rank_error_high[nearest])]
@@ -346,26 +396,35 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
 
     frames = []
     for side, own in zip(sides, family, strict=True):
-        m, nu, n = side.measured, side.nu, len(side.measured.firings)
+        m, n = side.measured, len(side.measured.firings)
+        unknown = np.full(n, np.nan)
+        nu = side.nu or measure.Nu(side.claim, *[unknown] * 10)
+        shift = (
+            [unknown] * 4
+            if side.shift is None
+            else [side.shift.value, side.shift.low, side.shift.high, side.shift.null]
+        )
         number = np.full(n, -1)
         number[side.specific] = own
-        named = [m.annotations.get(j) for j in range(n)]
+        named = [m.annotations.get(m.offset + j) for j in range(n)]
         frames.append(
             pd.DataFrame(
                 {
                     "model": side.role,
                     "crosscoder": f"{m.pair.first}--{m.pair.second}",
-                    "latent": np.arange(n),
+                    "dictionary": m.dictionary,
+                    "latent": m.offset + np.arange(n),
                     "delta_norm": m.delta_norm,
                     "nu_error": nu.error, "nu_error_low": nu.error_low, "nu_error_high": nu.error_high,
                     "nu_reconstruction": nu.reconstruction, "nu_reconstruction_low": nu.reconstruction_low,
                     "nu_reconstruction_high": nu.reconstruction_high,
                     "rank_nu_error": nu.rank_error, "rank_nu_reconstruction": nu.rank_reconstruction,
-                    "rank_nu_error_high": nu.rank_error_high,
+                    "rank_nu_error_high": nu.rank_error_high, "rank_nu_error_low": nu.rank_error_low,
+                    "changed": np.full(n, None) if m.changed is None else m.changed,
                     "specific": np.isin(np.arange(n), side.specific),
                     "family": number,
                     "firings": m.firings, "frequency": m.frequency,
-                    "shift": side.shift.value, "shift_low": side.shift.low, "shift_high": side.shift.high, "shift_null": side.shift.null,
+                    "shift": shift[0], "shift_low": shift[1], "shift_high": shift[2], "shift_null": shift[3],
                     "label": [a.label if a else None for a in named],
                     "description": [a.description if a else None for a in named],
                     "category": [a.category if a else None for a in named],
@@ -377,6 +436,29 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
     return pd.concat(frames, ignore_index=True)
 
 
+def joined(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Tables of the same columns below each other."""
+    import pandas as pd
+
+    return pd.concat([table.astype({"changed": object}) for table in tables], ignore_index=True)
+
+
+def control_figures(measured: Measured, settings: Settings) -> dict[str, int | float | None]:
+    """What the exchange control says of a dictionary of differences, by the names of :class:`DifferenceInfo`.
+
+    Rewritten: more than noise, and ν^ε at most −½ for either model, the same behaviour written in another direction.
+    """
+    beyond = measured.changed if measured.changed is not None else np.zeros(0, dtype=np.bool_)
+    sides = list(measured.nu.values())
+    defined = np.logical_or.reduce([~np.isnan(nu.rank_error) for nu in sides])
+    with np.errstate(invalid="ignore"):
+        opposite = np.logical_or.reduce([(nu.rank_error <= -0.5) & (nu.rank_error >= -2) for nu in sides])
+    return {
+        "measured": int(defined.sum()), "changed": int(beyond.sum()), "rewritten": int((beyond & opposite).sum()),
+        "false_discovery_rate": settings.false_discovery_rate, "null_rate": measured.null_rate,
+    }  # fmt: skip
+
+
 def example_table(measured: list[Measured]) -> pd.DataFrame:
     """Top examples of every latent, one row each."""
     import pandas as pd
@@ -384,11 +466,11 @@ def example_table(measured: list[Measured]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "crosscoder": f"{m.pair.first}--{m.pair.second}", "latent": latent, "rank": rank, "document": e.document,
+                "crosscoder": f"{m.pair.first}--{m.pair.second}", "dictionary": m.dictionary, "latent": latent, "rank": rank, "document": e.document,
                 "activation": peak.activation, "text": e.text, "tokens": e.tokens, "activations": e.activations,
             }
             for m in measured
             for latent, item in m.evidence.items()
-            for rank, (e, peak) in enumerate(zip(item.examples, m.peaks[latent], strict=True))
+            for rank, (e, peak) in enumerate(zip(item.examples, m.peaks[latent - m.offset], strict=True))
         ]
     )  # fmt: skip

@@ -21,6 +21,7 @@ from modeldiff_eval.records import (
     ClassRow,
     Coverage,
     CrosscoderInfo,
+    DifferenceInfo,
     Estimate,
     LatentCounts,
     Latents,
@@ -28,7 +29,7 @@ from modeldiff_eval.records import (
     Provenance,
     TopLatent,
 )
-from modeldiff_eval.settings import Settings, command_line
+from modeldiff_eval.settings import Method, Settings, command_line
 from modeldiff_eval.stats_shares import ShareShifts, share_shifts
 from modeldiff_eval.taxonomy import Taxonomy
 
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 
     from modeldiff_eval.annotation import Evidence
 
+METHODS: dict[Method, str] = {
+    "difference": "dictionary of differences with Latent Scaling; batchtopk crosscoder, paired activation shift",
+    "batchtopk": "batchtopk crosscoder, Latent Scaling, paired activation shift",
+    "dedicated": "batchtopk crosscoder with dedicated latents, Latent Scaling, paired activation shift",
+    "delta": "batchtopk crosscoder with a weighted difference, Latent Scaling, paired activation shift",
+}
 SHOWN_SPECIFIC = 40
 SHOWN_SHIFTED = 12
 SHOWN_EXAMPLES = 3
@@ -63,6 +70,7 @@ def build_card(
     settings: Settings,
     models: Models,
     crosscoders: list[CrosscoderInfo],
+    differences: list[DifferenceInfo] | None,
     table: pd.DataFrame,
     evidence: dict[str, dict[int, Evidence]],
     activation: dict[str, list[ActivationChange]],
@@ -107,10 +115,11 @@ def build_card(
         title=settings.title or f"{_name(models.base)} → {_name(models.tuned)}",
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         mode="anchored" if anchored else "direct",
-        method=f"{settings.method} crosscoder, Latent Scaling, paired activation shift",
+        method=METHODS[settings.method],
         headline=_headline(rows["classes"], latents, table),
         models=models,
         crosscoders=crosscoders,
+        differences=differences,
         latents=latents,
         classes=rows["classes"],
         categories=rows["categories"],
@@ -314,20 +323,29 @@ def _caveats(
     shifts: dict[str, ShareShifts],
     rows: dict[str, list[ClassRow]],
 ) -> list[str]:
-    limits = settings.thresholds
-    out = [
-        f"Specific = ν^ε < {limits.nu_error:g} and ν^r < {limits.nu_reconstruction:g} on one half of the held-out documents, with at least "
-        f"{limits.min_firings} firings; reported ν come from the other half. Shifted latents, graded shares and a null rate of specific latents "
-        "are not measured in this version."
-    ]
+    limits, rate = settings.thresholds, settings.false_discovery_rate
+    fires = f"at least {limits.min_firings} firings; reported ν come from the other half"
+    if settings.method == "difference":
+        out = [
+            "Specific latents are those of a dictionary of the difference tuned − base that are more than noise (exchange control at a false "
+            f"discovery rate of {100 * rate:g} %, Benjamini–Hochberg) and of which the other model has none in either direction: |ν^ε| < "
+            f"{limits.nu_error:g} on one half of the held-out documents, with {fires}. The activation view uses the crosscoder, whose latents "
+            "are numbered before these."
+        ]
+    else:
+        out = [
+            f"Specific = ν^ε < {limits.nu_error:g} and ν^r < {limits.nu_reconstruction:g} on one half of the held-out documents, with "
+            f"{fires}. These fixed thresholds are not set from a null: their false discovery rate is unknown."
+        ]
     if not latents.base.specific and not latents.tuned.specific:
         out.append(
             f"No latent passed the thresholds. The latents shown are the {settings.annotate_top} nearest candidates on each side (lowest upper limit "
             "of ν^ε) and the largest activation shifts; they are leads, not findings."
         )
-    undefined = int(table["nu_error"].isna().sum())
+    searched = table if settings.method != "difference" else table[table["dictionary"] == "difference"]
+    undefined = int(searched["nu_error"].isna().sum())
     out.append(
-        f"ν is undefined for {undefined} of {len(table)} (side, latent) rows: dead, rarely firing, or no reliable β in the own model."
+        f"ν is undefined for {undefined} of {len(searched)} (side, latent) rows: dead, rarely firing, or no reliable β in the own model."
     )
     if _defined(rows["classes"]):
         out += findings.share_method(

@@ -62,7 +62,12 @@ def run(
         int | None, typer.Option(help="Zero-based block to read.", show_default="20/42 of the depth")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="quick, standard or paper.", show_default="quick")] = None,
-    method: Annotated[str | None, typer.Option(help="How the dictionary is trained.", show_default="batchtopk")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="difference, batchtopk, dedicated or delta: how specific latents are found.", show_default="difference"
+        ),
+    ] = None,
     crosscoder: Annotated[
         list[str] | None, typer.Option(help="Trained crosscoder, folder or hub id; twice for an anchored run.")
     ] = None,

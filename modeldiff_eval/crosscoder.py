@@ -37,7 +37,8 @@ _SAELENS_INPUT = {"apply_b_dec_to_input": False, "normalize_activations": "none"
 class Crosscoder:
     """Weights, normaliser and inference threshold of one trained crosscoder.
 
-    ``threshold`` is compared with the scaled activation ``v = f·n`` where ``n`` is the code norm. ``k`` is the budget it was
+    ``threshold`` is compared with the scaled activation ``v = f·n`` where ``n`` is the code norm; where ``selection`` is given,
+    with ``v`` times it (methods that select by another norm than n). ``k`` is the budget it was
     trained with; 0 when it had none (a plain ReLU crosscoder from elsewhere).
     """
 
@@ -49,6 +50,7 @@ class Crosscoder:
     scale: Float[Tensor, " 2"]
     threshold: float
     k: int
+    selection: Float[Tensor, " latents"] | None = None
 
     @property
     def n_latents(self) -> int:
@@ -78,7 +80,13 @@ class Crosscoder:
     def scaled(self, inputs: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows latents"]:
         """v = ReLU(x̃·W_enc + b_enc)·n where it is above the threshold, else 0."""
         scaled = torch.addmm(self.b_enc, inputs, self.W_enc.T).relu_().mul_(self.code_norm())
-        return scaled.mul_(scaled > self.threshold)
+        return scaled.mul_(scaled > self.cut())
+
+    def cut(self) -> Float[Tensor, " latents"]:
+        """What v of each latent must exceed for it to fire."""
+        if self.selection is None:
+            return torch.full((self.n_latents,), self.threshold)
+        return torch.where(self.selection > 0, self.threshold / self.selection, math.inf)
 
     def encode(self, inputs: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows latents"]:
         """Unscaled latent activations f of normalised inputs."""
@@ -102,7 +110,7 @@ def build(weights: Mapping[str, Tensor], *, threshold: float, k: int, where: obj
     """A float32 crosscoder from tensors of unknown origin.
 
     Args:
-        weights: W_enc, b_enc, W_dec, b_dec, mean and scale in the shapes of :class:`Crosscoder`.
+        weights: W_enc, b_enc, W_dec, b_dec, mean and scale in the shapes of :class:`Crosscoder`, perhaps selection.
         where: what an error says they were read from.
 
     Raises:
@@ -118,6 +126,8 @@ def build(weights: Mapping[str, Tensor], *, threshold: float, k: int, where: obj
         "W_enc": (latents, inputs), "b_enc": (latents,), "W_dec": (latents, inputs), "b_dec": (inputs,),
         "mean": (2, inputs // 2), "scale": (2,),
     }  # fmt: skip
+    if "selection" in weights:
+        shapes["selection"] = (latents,)
     for name, shape in shapes.items():
         if tuple(weights[name].shape) != shape:
             raise CrosscoderError(f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {shape}.")
@@ -129,12 +139,25 @@ def build(weights: Mapping[str, Tensor], *, threshold: float, k: int, where: obj
         raise CrosscoderError(
             f"{where}: threshold {threshold} and k {k} cannot be; a threshold is a number ≥ 0 and k at least 0."
         )
-    return Crosscoder(**{name: weights[name].float() for name in _TENSORS}, threshold=threshold, k=k)
+    if "selection" in weights and not bool((weights["selection"] >= 0).all()):
+        raise CrosscoderError(f"{where}: selection holds negative numbers; it multiplies scores.")
+    return Crosscoder(**{name: weights[name].float() for name in shapes}, threshold=threshold, k=k)
+
+
+def require_one_threshold(crosscoder: Crosscoder, what: str) -> None:
+    """Raise CrosscoderError where latents fire at different thresholds, which ``what`` cannot express."""
+    if crosscoder.selection is not None:
+        raise CrosscoderError(
+            f"This crosscoder selects its latents by a norm of its own, so each has another threshold; {what} has one for all. "
+            "Export it as jumprelu."
+        )
 
 
 def save_native(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any]) -> None:
     """Write ``cfg.json`` and ``sae_weights.safetensors`` in our own shapes."""
     weights = {name: getattr(crosscoder, name) for name in _TENSORS}
+    if crosscoder.selection is not None:
+        weights["selection"] = crosscoder.selection
     config = {
         "architecture": NATIVE_ARCHITECTURE,
         "n_models": 2,
@@ -166,7 +189,7 @@ def save_jumprelu(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any]
         "b_enc": n * (crosscoder.b_enc - crosscoder.W_enc @ (mean * scale)),
         "W_dec": crosscoder.W_dec * inverse[:, None] / scale,
         "b_dec": crosscoder.b_dec / scale + mean,
-        "threshold": torch.full((crosscoder.n_latents,), crosscoder.threshold),
+        "threshold": crosscoder.cut(),
     }
     config = {
         "architecture": "jumprelu",
@@ -244,10 +267,9 @@ def _from_jumprelu(config: Mapping[str, Any], weights: Mapping[str, Tensor], whe
             f"{where}: W_enc has shape {tuple(weights['W_enc'].shape)}, expected (2·d_model, latents)."
         )
     threshold = weights["threshold"].float()
-    if threshold.numel() == 0 or not bool((threshold == threshold[0]).all()):
-        raise CrosscoderError(
-            f"{where}: the latents have different thresholds; an export of ours has one. Export it again without folding norms."
-        )
+    if threshold.ndim != 1 or not len(threshold) or not bool((threshold >= 0).all()) or bool(threshold.isinf().all()):
+        raise CrosscoderError(f"{where}: threshold must hold a number ≥ 0 for every latent.")
+    one = float(threshold[threshold.isfinite()].max())
     mean, scale = torch.tensor(metadata["modeldiff_mean"]), torch.tensor(metadata["modeldiff_scale"])
     wide = scale.repeat_interleave(mean.shape[1])
     W_enc = weights["W_enc"].float().T / wide
@@ -259,7 +281,13 @@ def _from_jumprelu(config: Mapping[str, Any], weights: Mapping[str, Tensor], whe
         "mean": mean,
         "scale": scale,
     }
-    return build(tensors, threshold=float(threshold[0]), k=int(metadata["modeldiff_k"]), where=where)
+    if not bool((threshold == one).all()):
+        if not bool((threshold > 0).all()):
+            raise CrosscoderError(
+                f"{where}: some thresholds are 0 and others are not; an export of ours has no such mixture."
+            )
+        tensors["selection"] = one / threshold
+    return build(tensors, threshold=one, k=int(metadata["modeldiff_k"]), where=where)
 
 
 def require_width(crosscoder: Crosscoder, d_model: int, where: object) -> None:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modeldiff_eval.crosscoder import Crosscoder, build
+from modeldiff_eval.crosscoder import Crosscoder, build, require_one_threshold
 from modeldiff_eval.crosscoder_files import require_tensors, write_tensors
 from modeldiff_eval.errors import CrosscoderError, UsageError
 from modeldiff_eval.store import write_json
@@ -216,7 +216,11 @@ def to_dictionary_learning(crosscoder: Crosscoder) -> tuple[dict[str, Tensor], d
     """Tensors and config of the same function as a ``BatchTopKCrossCoder`` (``CrossCoder`` where there is no k and no threshold).
 
     ``activation_std`` is not known here: it is spread evenly so that the library computes the same scale.
+
+    Raises:
+        CrosscoderError: latents fire at different thresholds.
     """
+    require_one_threshold(crosscoder, "dictionary_learning")
     latents, d_model = crosscoder.n_latents, crosscoder.d_model
     plain = crosscoder.k == 0 and crosscoder.threshold == 0
     target = math.sqrt(d_model)

@@ -28,7 +28,7 @@ from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingS
 from sae_lens.saes.sae import SAE, SAEConfig, SAEMetadata
 from torch import Tensor, nn
 
-from modeldiff_eval.crosscoder import NATIVE_ARCHITECTURE, SAELENS_VERSION, Crosscoder, build
+from modeldiff_eval.crosscoder import NATIVE_ARCHITECTURE, SAELENS_VERSION, Crosscoder, build, require_one_threshold
 from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.train_step import AUX_WEIGHT
 
@@ -241,7 +241,12 @@ def to_crosscoder(sae: CrosscoderSAE | CrosscoderTrainingSAE) -> Crosscoder:
 
 
 def from_crosscoder(crosscoder: Crosscoder) -> CrosscoderSAE:
-    """The same function as a SAELens model, without going over the disk. It shares the weights' memory."""
+    """The same function as a SAELens model, without going over the disk. It shares the weights' memory.
+
+    Raises:
+        CrosscoderError: latents fire at different thresholds.
+    """
+    require_one_threshold(crosscoder, "our SAELens class")
     config = CrosscoderSAEConfig(
         d_in=2 * crosscoder.d_model, d_sae=crosscoder.n_latents, k=crosscoder.k, threshold=crosscoder.threshold, device="meta",
         metadata=SAEMetadata(sae_lens_version=SAELENS_VERSION),

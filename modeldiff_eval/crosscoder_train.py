@@ -82,7 +82,7 @@ def train_crosscoder(
     return describe(str(out)) | {
         "path": str(out),
         "trained": bool(work.trained),
-        "rows_presented": settings.steps * fit.train_settings(work, material).batch,
+        "rows_presented": settings.steps * min(settings.batch, max(1, material.tokens)),
         "dropped": {
             "bos": material.dropped_bos,
             "outliers_in_measured_text": material.kept.dropped_outliers,

@@ -32,7 +32,7 @@ from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
-from modeldiff_eval.records import BenchmarkRow, Card, Models
+from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
@@ -113,23 +113,26 @@ def diff(
     # Latents: which are specific, how they shift, what they are called.
     start = time.monotonic()
     claims = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
-    measured = [
-        analysis.measure_pair(work, measured_text, kept, coder, claim, out)
-        for coder, claim in zip(coders, claims, strict=True)
-    ]
+    measured, whole, differences = measure_latents(work, material, coders, claims, out)
     shift = [
         analysis.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
     ]
     sides = [
-        analysis.make_side(work, "base", measured[0], claims[0][0], shift[0]),
-        analysis.make_side(work, "tuned", measured[-1], claims[-1][-1], shift[-1]),
+        analysis.make_side(work, role, measured[number], claims[number][number], None if differences else shift[number])
+        for role, number in (("base", 0), ("tuned", -1))
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
+    if differences:
+        views = [
+            analysis.make_side(work, role, whole[number], claims[number][number], shift[number])
+            for role, number in (("base", 0), ("tuned", -1))
+        ]
+        table = analysis.joined(table, analysis.latent_table(views, [view.specific for view in views]))
     groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
     activation = {
         level: analysis.group_shifts(
             shift[0],
-            measured[0].annotations,
+            whole[0].annotations,
             codes,
             classes=level == "classes",
             draws=settings.draws,
@@ -151,7 +154,8 @@ def diff(
         ),
         crosscoders=[coder.info for coder in coders],
         table=table,
-        evidence={side.role: side.measured.evidence for side in sides},
+        differences=differences,
+        evidence={role: whole[i].evidence | measured[i].evidence for role, i in (("base", 0), ("tuned", -1))},
         activation=activation,
         outside=outside,
         taxonomy=taxonomy,
@@ -165,7 +169,34 @@ def diff(
         versions=_versions(),
         created=created,
     )
-    return _write(work, card, table, measured, outside, out, key, started)
+    dictionaries = [*measured, *whole] if differences else measured
+    return _write(work, card, table, dictionaries, outside, out, key, started)
+
+
+def measure_latents(
+    work: ws.Workspace, material: fit.Material, coders: list[fit.Pair], claims: list[tuple[int, ...]], out: Path
+) -> tuple[list[analysis.Measured], list[analysis.Measured], list[DifferenceInfo] | None]:
+    """The dictionaries that claims are made from, and the crosscoders of the activation view: the same but for ``difference``.
+
+    In each list one for every crosscoder. Latents of the dictionaries of differences are numbered after the crosscoder's.
+    """
+    text, kept = material.measured, material.kept
+    if work.settings.method != "difference":
+        own = [
+            analysis.measure_pair(work, text, kept, coder, claim, out)
+            for coder, claim in zip(coders, claims, strict=True)
+        ]
+        return own, own, None
+    whole = [analysis.measure_pair(work, text, kept, coder, (), out) for coder in coders]
+    measured, infos = [], []
+    for coder, claim in zip(coders, claims, strict=True):
+        found = fit.difference_for(work, material, coder, out)
+        one = analysis.measure_pair(
+            work, text, kept, found.pair, claim, out, offset=coder.crosscoder.n_latents, control=True
+        )
+        measured.append(one)
+        infos.append(found.info.model_copy(update=analysis.control_figures(one, work.settings)))
+    return measured, whole, infos
 
 
 def _loaded(settings: Settings, tuned: tuple[Any, Any] | None) -> dict[str, Loaded]:

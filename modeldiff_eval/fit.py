@@ -15,16 +15,19 @@ from modeldiff_eval import crosscoder_import as importing
 from modeldiff_eval import models as weights
 from modeldiff_eval.corpus import TokenCorpus, heldout_sample
 from modeldiff_eval.crosscoder import Crosscoder
+from modeldiff_eval.difference import explained
 from modeldiff_eval.errors import CorpusError, SettingsError
+from modeldiff_eval.methods import train_method
+from modeldiff_eval.methods import train_settings as method_settings
 from modeldiff_eval.models import Loaded
 from modeldiff_eval.quality import Quality, evaluate, write_quality
 from modeldiff_eval.ranks import Ranks
-from modeldiff_eval.records import CrosscoderInfo
-from modeldiff_eval.settings import Settings
+from modeldiff_eval.records import CrosscoderInfo, DifferenceInfo
+from modeldiff_eval.settings import Method, Settings
 from modeldiff_eval.store import copy_folder, fingerprint, making, partial_of
 from modeldiff_eval.stream import StreamedSource, default_block
 from modeldiff_eval.trackers import Tracker, trackers
-from modeldiff_eval.train import MappedSource, RowSource, train
+from modeldiff_eval.train import MappedSource, RowSource
 from modeldiff_eval.train_step import TrainSettings
 from modeldiff_eval.training_log import curve
 from modeldiff_eval.workspace import Workspace, harvest_role
@@ -130,10 +133,40 @@ def given_crosscoders(settings: Settings, n: int) -> list[str | None]:
     return list(settings.crosscoder)
 
 
-def train_settings(work: Workspace, material: Material) -> TrainSettings:
-    """How the crosscoder of this run is trained."""
+def difference_for(work: Workspace, material: Material, pair: Pair, out: Path) -> Difference:
+    """The dictionary of what differs between the two models of ``pair``: trained, or found in the cache; copied to the run's folder."""
+    folder = fit(work, material, pair.first, pair.second, log_folder=out, method="difference")
+    model, _ = coders.load(folder)
+    quality = Quality.model_validate_json((folder / "quality.json").read_text())
+    copy_crosscoder(folder, out / "differences" / f"{pair.first}--{pair.second}")
+    _train_rows, heldout = acts.split_rows(material.measured, material.kept)
+    energy, fve = explained(model, pair.rows, heldout)
+    info = DifferenceInfo(
+        first=pair.first, second=pair.second, n_latents=model.n_latents, k=model.k, tokens=material.tokens, energy_share=energy,
+        fve=fve, l0=quality.l0, dead_share=quality.dead_share, training=curve(folder),
+    )  # fmt: skip
+    own = Pair(pair.first, pair.second, model, pair.info, pair.rows, quality)
+    return Difference(own, info)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A dictionary of the difference of two models, as a pair of its own."""
+
+    pair: Pair
+    info: DifferenceInfo
+
+
+def whole_method(settings: Settings) -> Method:
+    """The method of the crosscoder that is beside a dictionary of differences, or the run's own."""
+    return "batchtopk" if settings.method == "difference" else settings.method
+
+
+def train_settings(work: Workspace, material: Material, method: Method) -> TrainSettings:
+    """How a dictionary of this run is trained."""
     settings = work.settings
-    return TrainSettings(
+    return method_settings(
+        method,
         n_latents=settings.latents,
         k=settings.k,
         steps=settings.steps,
@@ -143,11 +176,15 @@ def train_settings(work: Workspace, material: Material) -> TrainSettings:
     )
 
 
-def cache_folder(work: Workspace, material: Material, first: str, second: str) -> Path:
+def cache_folder(work: Workspace, material: Material, first: str, second: str, method: Method | None = None) -> Path:
     """Where the cache keeps this crosscoder: named by everything that decides it."""
-    options = train_settings(work, material)
+    method = method or whole_method(work.settings)
+    options = train_settings(work, material, method)
     rows, kept = material.rows, material.kept.rows
-    parts = [rows[first].key, rows[second].key, fingerprint([len(kept), int(kept.sum())]), options.model_dump()]
+    parts = [rows[first].key, rows[second].key, fingerprint([len(kept), int(kept.sum())])]
+    parts.append(options.model_dump(exclude={"exclusive"}))
+    if method != "batchtopk":
+        parts.append([f"{method}-1", options.exclusive])
     if material.streamed:
         block = default_block(options.batch, rows[first].d_model, [work.pool.dtype] * 2)
         stream = [material.corpus.key, str(work.pool.dtype), work.layer, work.tokenizer.bos_token_id, block]
@@ -166,6 +203,7 @@ def fit(
     log_folder: Path,
     ranks: Ranks | None = None,
     checkpoint_minutes: float | None = None,
+    method: Method | None = None,
 ) -> Path:
     """Train the crosscoder, or go on with it, or find it; returns its folder in the cache.
 
@@ -174,8 +212,8 @@ def fit(
     With several ranks all of them call this and train in one folder; they part when it is trained, and it is finished when
     the leader's call returns.
     """
-    ranks = ranks or Ranks()
-    folder = cache_folder(work, material, first, second)
+    ranks, method = ranks or Ranks(), method or whole_method(work.settings)
+    folder = cache_folder(work, material, first, second, method)
     with ExitStack() as held:
 
         def enter() -> Path | None:
@@ -186,8 +224,8 @@ def fit(
         partial = ranks.after_leader(enter)
         if partial is not None:
             track = trackers(work.settings.log_to, log_folder, key=folder.name, title=f"{first}--{second}")
-            _train_into(partial, work, material, (first, second), ranks, checkpoint_minutes, track)
-            work.trained.append(f"({first}, {second})")
+            _train_into(partial, work, material, (first, second), method, ranks, checkpoint_minutes, track)
+            work.trained.append(f"({first}, {second})" + (", differences" if method == "difference" else ""))
     return folder
 
 
@@ -208,6 +246,7 @@ def _train_into(
     work: Workspace,
     material: Material,
     pair: tuple[str, str],
+    method: Method,
     ranks: Ranks,
     minutes: float | None,
     track: Tracker,
@@ -215,7 +254,7 @@ def _train_into(
     first, second = pair
     rows = acts.PairedRows([material.rows[first], material.rows[second]])
     train_rows, heldout = acts.split_rows(material.measured, material.kept)
-    options = train_settings(work, material)
+    options = train_settings(work, material, method)
     source: RowSource
     if material.streamed:
         both = work.pool.together(work.sources[first], work.sources[second])
@@ -230,12 +269,16 @@ def _train_into(
         source = MappedSource(rows, train_rows, batch=options.batch, seed=options.seed, ranks=ranks)
     # On MPS the models run, but the training step has not been tried there.
     device = work.pool.device if work.pool.device.type == "cuda" else torch.device("cpu")
-    with work.reporter.task(f"Training the crosscoder ({first}, {second})", unit="steps") as advance:
-        model = train(
+    what = "Learning the differences" if method == "difference" else "Training the crosscoder"
+    with work.reporter.task(f"{what} ({first}, {second})", unit="steps") as advance:
+        model = train_method(
+            method,
             source,
             options,
+            rows=rows,
+            train_rows=train_rows,
+            heldout=heldout,
             folder=folder,
-            heldout=(rows, heldout),
             device=device,
             ranks=ranks,
             checkpoint_minutes=minutes,
@@ -250,9 +293,10 @@ def _train_into(
     with work.reporter.task("Measuring its quality"):
         quality = evaluate(model, rows, heldout, train_rows)
     names = [weights.public_name(work.sources[role].name) for role in pair]
+    folder_key = cache_folder(work, material, first, second, method).name
     metadata = {
-        "first": first, "second": second, "models": names, "layer": work.layer, "training": options.model_dump(),
-        "tokens": material.tokens, "streamed": material.streamed, "key": cache_folder(work, material, first, second).name,
+        "first": first, "second": second, "models": names, "layer": work.layer, "training": options.model_dump(), "method": method,
+        "tokens": material.tokens, "streamed": material.streamed, "key": folder_key,
     }  # fmt: skip
     coders.save_native(model, folder / "native", metadata)
     coders.save_jumprelu(model, folder / "jumprelu", metadata)

@@ -103,7 +103,7 @@ def scaling(crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: 
     reconstructed = np.zeros((blocks.n, n, 2, 2))
     squares = np.zeros((blocks.n, n))
     firings = np.zeros((blocks.n, n), dtype=np.int64)
-    for done, (part, block) in _parts(blocks, 1024):
+    for done, (part, block) in parts_of(blocks, 1024):
         x = crosscoder.normalise(rows(part))
         f = crosscoder.encode(x)
         x_hat = crosscoder.decode(f)
@@ -126,7 +126,8 @@ def scaling(crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: 
     return Scaling(actual, reconstructed, squares, firings, gram, len(blocks.rows))
 
 
-def _parts(blocks: Blocks, size: int) -> Iterator[tuple[int, tuple[Tensor, NDArray[np.int64]]]]:
+def parts_of(blocks: Blocks, size: int) -> Iterator[tuple[int, tuple[Tensor, NDArray[np.int64]]]]:
+    """(rows done, (row numbers, their blocks)) in pieces of ``size`` rows."""
     for start in range(0, len(blocks.rows), size):
         part = slice(start, start + size)
         yield min(start + size, len(blocks.rows)), (blocks.rows[part], blocks.block[part])
@@ -148,6 +149,7 @@ class Nu:
     side: int
     rank_error: NDArray[np.float64]
     rank_reconstruction: NDArray[np.float64]
+    rank_error_low: NDArray[np.float64]
     rank_error_high: NDArray[np.float64]
     error: NDArray[np.float64]
     error_low: NDArray[np.float64]
@@ -160,6 +162,16 @@ class Nu:
         """Latents below both thresholds on the ranking half; undefined ones never are."""
         with np.errstate(invalid="ignore"):
             return (self.rank_error < error) & (self.rank_reconstruction < reconstruction)
+
+    def absent(self, error: float) -> NDArray[np.bool_]:
+        """Latents of a difference dictionary of which the other model has neither this direction nor its opposite: |ν^ε| below ``error``."""
+        with np.errstate(invalid="ignore"):
+            return np.abs(self.rank_error) < error
+
+    def less(self) -> NDArray[np.bool_]:
+        """Latents of which the other model has less in either direction: the interval of ν^ε lies within ±1 on the ranking half."""
+        with np.errstate(invalid="ignore"):
+            return (self.rank_error_high < 1) & (self.rank_error_low > -1)
 
 
 def nu_intervals(sums: Scaling, side: int, *, min_firings: int, rng: np.random.Generator, draws: int = 500) -> Nu:
@@ -180,7 +192,7 @@ def nu_intervals(sums: Scaling, side: int, *, min_firings: int, rng: np.random.G
         often = sums.firings[half].sum(0) >= min_firings
         results.append([_summarise(values, often) for values in _chunked_nu(sums, side, weights)])
     (rank_error, rank_rec), (error, rec) = results
-    return Nu(side, rank_error[0], rank_rec[0], rank_error[2], *error, *rec)
+    return Nu(side, rank_error[0], rank_rec[0], *rank_error[1:], *error, *rec)
 
 
 def _chunked_nu(sums: Scaling, side: int, weights: NDArray[np.float64], chunk: int = 2048) -> list[NDArray[np.float64]]:
@@ -220,7 +232,7 @@ def block_masses(
     ``rows`` must give both models already normalised: [rows, 2, d_model].
     """
     mass = np.zeros((2, blocks.n, crosscoder.n_latents))
-    for done, (part, block) in _parts(blocks, 1024):
+    for done, (part, block) in parts_of(blocks, 1024):
         x = rows(part)
         onto = torch.zeros(blocks.n, len(part), dtype=torch.float64)
         onto[torch.from_numpy(block), torch.arange(len(part))] = 1
@@ -346,7 +358,7 @@ def windows(
         used = torch.tensor(sorted({latent for latent, _, _ in items}))
         column = {int(latent): i for i, latent in enumerate(used)}
         v = torch.relu(x @ crosscoder.W_enc[used].T + crosscoder.b_enc[used]) * crosscoder.code_norm()[used]
-        fired = torch.where(v > crosscoder.threshold, v, 0).numpy() * is_kept[begin:stop, None]
+        fired = torch.where(v > crosscoder.cut()[used], v, 0).numpy() * is_kept[begin:stop, None]
         for latent, rank, peak in items:
             a, b = max(begin, peak.token - radius), min(stop, peak.token + radius + 1)
             out[latent][rank] = Window(a, b, fired[a - begin : b - begin, column[latent]].astype(np.float32))

@@ -33,7 +33,8 @@ def calibrate(
     free = replace(crosscoder, threshold=0.0)
     scores = []
     for part in chosen.split(2048):  # type: ignore[no-untyped-call]
-        v = free.scaled(crosscoder.normalise(rows(part))).flatten()
+        v = free.scaled(crosscoder.normalise(rows(part)))
+        v = (v if free.selection is None else v * free.selection).flatten()
         scores.append(torch.topk(v, min(len(v), 4 * crosscoder.k * len(part)), sorted=False).values)
     pooled = torch.cat(scores)
     budget = min(crosscoder.k * len(chosen), len(pooled) - 1)
@@ -81,7 +82,7 @@ def evaluate(
         missing = (~alive).nonzero().squeeze(1)
         x = crosscoder.normalise(rows(part))
         v = (x @ crosscoder.W_enc[missing].T + crosscoder.b_enc[missing]) * crosscoder.code_norm()[missing]
-        alive[missing] = (v > crosscoder.threshold).any(0)
+        alive[missing] = (v > crosscoder.cut()[missing]).any(0)
     spread = energy - (total.view(2, d).square().sum(1) / len(heldout))
     fve = 1 - error / spread
     return Quality(

@@ -99,6 +99,32 @@ class CrosscoderInfo(Record):
     training: TrainingCurve | None = None
 
 
+class DifferenceInfo(Record):
+    """The dictionary of what differs between two models (method ``difference``); held out.
+
+    ``energy_share``: energy of second − first over that of both models, each about its mean, in [0, 1]. ``fve``: how much of it
+    the dictionary explains; None where nothing differs. ``changed``: latents that are more than noise by the exchange control
+    at ``false_discovery_rate``; ``null_rate``: share of the measured latents that the same rule finds with the models exchanged,
+    where all it finds is false.
+    """
+
+    first: str
+    second: str
+    n_latents: int
+    k: int
+    tokens: int
+    energy_share: float
+    fve: float | None
+    l0: float
+    dead_share: float
+    measured: int | None = None
+    changed: int | None = None
+    rewritten: int | None = None
+    false_discovery_rate: float | None = None
+    null_rate: float | None = None
+    training: TrainingCurve | None = None
+
+
 class LatentCounts(Record):
     """How many latents of one side are specific, shifted and annotated."""
 
@@ -289,6 +315,7 @@ class Card(Record):
     gate: Gate | None = None
     models: Models
     crosscoders: list[CrosscoderInfo]
+    differences: list[DifferenceInfo] | None = None
     latents: Latents
     classes: list[ClassRow]
     categories: list[ClassRow]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -11,6 +11,7 @@ from modeldiff_eval.errors import SelftestError, UsageError
 
 
 def selftest(
+    method: Annotated[str, typer.Option("--method", help="difference, batchtopk, dedicated or delta.")] = "difference",
     full: Annotated[
         bool, typer.Option("--full", help="2,000 latents instead of 320: about ten minutes a seed.")
     ] = False,
@@ -30,20 +31,30 @@ def selftest(
     \b
     Examples:
       modeldiff-eval selftest
+      modeldiff-eval selftest --method batchtopk
       modeldiff-eval selftest --full --seeds 1 --out selftest.json
     """
     from rich.console import Console
 
+    from modeldiff_eval.errors import did_you_mean
     from modeldiff_eval.progress import Reporter
+    from modeldiff_eval.settings import Method
     from modeldiff_eval.store import write_text
     from modeldiff_eval.terminal import TerminalReporter
     from modeldiff_eval.truth import selftest as run
+    from modeldiff_eval.truth_methods import Dictionary
     from modeldiff_eval.truth_table import console, print_selftest
 
+    if method not in get_args(Method):
+        raise UsageError(
+            f"--method {method}: use one of {', '.join(get_args(Method))}.{did_you_mean(method, get_args(Method))}"
+        )
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it, or name a file elsewhere.")
     reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
-    result = run("full" if full else "quick", seed=seed, seeds=seeds, reporter=reporter)
+    result = run(
+        "full" if full else "quick", seed=seed, seeds=seeds, method=Dictionary(cast(Method, method)), reporter=reporter
+    )
     text = result.model_dump_json(indent=2) + "\n"
     if out is not None:
         write_text(out, text)

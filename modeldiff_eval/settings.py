@@ -21,7 +21,7 @@ from modeldiff_eval.resources import resource
 PAPER_MODEL = "a model of Gemma-2-9b's size"
 """Stands for both models where the ``paper`` preset is planned without any."""
 Preset = Literal["quick", "standard", "paper"]
-Method = Literal["batchtopk"]
+Method = Literal["difference", "batchtopk", "dedicated", "delta"]
 TrackerName = Literal["tensorboard", "wandb"]
 
 
@@ -42,7 +42,8 @@ class Settings(Record):
     layer: int | None = Field(None, ge=0)
     """Zero-based block whose output residual is read; default round(20/42 · layers)."""
     preset: Preset = "quick"
-    method: Method = "batchtopk"
+    method: Method = "difference"
+    """How latents that only one model has are found: :mod:`modeldiff_eval.methods`."""
     crosscoder: tuple[str, ...] = ()
     """Trained crosscoders to load: one for a direct run, (anchor, base) and (anchor, tuned) for an anchored one."""
     corpus: tuple[str, ...] = ("packaged",)
@@ -61,6 +62,8 @@ class Settings(Record):
     batch: int = Field(2048, ge=1)
     lr: float = Field(3e-3, gt=0)
     thresholds: Thresholds = Thresholds()
+    false_discovery_rate: float = Field(0.05, gt=0, lt=1)
+    """Of the latents that are called more than noise by the exchange control (method ``difference``)."""
     top_examples: int = Field(8, ge=1)
     annotate_top: int = Field(12, ge=0)
     annotator: str = "offline"
@@ -138,6 +141,9 @@ def make_settings(
                 merged[name], origin[name] = value, place
     if stand_in and preset == "paper" and "base" not in merged and "tuned" not in merged:
         merged |= {"base": stand_in, "tuned": stand_in}
+    if merged.get("crosscoder") and "method" not in merged:
+        # A dictionary that someone brings is what they want the latents of.
+        merged["method"], origin["method"] = "batchtopk", "crosscoder given"
     if merged["tasks"] in ("none", ("none",)):
         merged["tasks"] = ()
     if isinstance(merged.get("thresholds"), str):

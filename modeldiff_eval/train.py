@@ -22,7 +22,7 @@ from modeldiff_eval.errors import ActivationsError, OutputError, SettingsError
 from modeldiff_eval.quality import Rows, calibrate
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.trackers import Tracker
-from modeldiff_eval.train_step import Trainer, TrainSettings
+from modeldiff_eval.train_step import Trainer, TrainSettings, selection_weights
 from modeldiff_eval.training_log import TrainingLog
 
 CHECKPOINT_MINUTES = 2.0
@@ -94,6 +94,12 @@ def normaliser(rows: Float[Tensor, "rows 2 d_model"]) -> tuple[Float[Tensor, "2 
     return mean.float(), torch.sqrt(mean.shape[1] / variance).float()
 
 
+def measured_normaliser(source: RowSource, ranks: Ranks) -> tuple[Float[Tensor, "2 d_model"], Float[Tensor, " 2"]]:
+    """:func:`normaliser` of a sample of the source; the leading rank's on every rank."""
+    mean, scale = (ranks.concatenate(part[None])[0] for part in normaliser(source.normaliser_sample(_NORMALISER_ROWS)))
+    return mean, scale
+
+
 def train(
     source: RowSource,
     settings: TrainSettings,
@@ -105,12 +111,14 @@ def train(
     checkpoint_minutes: float | None = None,
     on_step: OnStep | None = None,
     track: Tracker | None = None,
+    statistics: tuple[Float[Tensor, "2 d_model"], Float[Tensor, " 2"]] | None = None,
 ) -> Crosscoder:
     """Train, or continue from the checkpoint in ``folder``; leaves ``training.jsonl`` there.
 
     Args:
         heldout: rows and row numbers on which the threshold is set.
         checkpoint_minutes: what a kill may cost at most, 2 by default; longer where saving would take more than 5 % of the time.
+        statistics: mean and scale of the normaliser, where they are not to be measured on the source.
         track: gets the lines of ``training.jsonl`` as they are written, on the leading rank only.
 
     Returns:
@@ -123,8 +131,9 @@ def train(
         RankError: another rank stopped.
     """
     ranks = ranks or Ranks()
-    statistics = [ranks.concatenate(part[None])[0] for part in normaliser(source.normaliser_sample(_NORMALISER_ROWS))]
-    trainer = Trainer(settings, statistics[0], statistics[1], device=device, ranks=ranks)
+    if statistics is None:
+        statistics = measured_normaliser(source, ranks)
+    trainer = Trainer(settings, *statistics, device=device, ranks=ranks)
     checkpoint.restore(trainer, folder)
     clock = _Clock(60 * (CHECKPOINT_MINUTES if checkpoint_minutes is None else checkpoint_minutes))
     # Closing the batches ends a harvest that runs ahead of them.
@@ -155,7 +164,10 @@ def _finish(trainer: Trainer, folder: Path, heldout: tuple[Rows, Int[Tensor, " h
         whole = {name: parameter.detach().cpu() for name, parameter in parameters}
     if trainer.ranks.leader:
         checkpoint.remove(folder)
-    crosscoder = Crosscoder(**whole, mean=trainer.mean, scale=trainer.scale, threshold=0.0, k=trainer.settings.k)
+    crosscoder = Crosscoder(
+        **whole, mean=trainer.mean, scale=trainer.scale, threshold=0.0, k=trainer.settings.k,
+        selection=selection_weights(trainer.settings),
+    )  # fmt: skip
     return calibrate(crosscoder, *heldout)
 
 

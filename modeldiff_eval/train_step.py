@@ -52,6 +52,31 @@ class TrainSettings(Record):
     dead_share: float = 1 / 8
     """A latent counts as dead when silent for this share of the run's rows, at most 10 million."""
     seed: int = 0
+    exclusive: float = 0.0
+    """Share of the latents that only the first model has, and again of those that only the second has; 0 for none."""
+
+
+EXCLUSIVE_WEIGHT = 2.0
+"""What the score of an exclusive latent is multiplied by: it has one decoder row where others have two."""
+
+
+def ownership(settings: TrainSettings) -> Float[Tensor, "latents 2"] | None:
+    """1 where a latent may read and write a model, else 0; None where every latent may do both."""
+    n = round(settings.exclusive * settings.n_latents)
+    if not n:
+        return None
+    if 2 * n > settings.n_latents:
+        raise SettingsError(f"exclusive = {settings.exclusive:g} for each model leaves no shared latents.")
+    own = torch.ones(settings.n_latents, 2)
+    own[:n, 1] = 0
+    own[n : 2 * n, 0] = 0
+    return own
+
+
+def selection_weights(settings: TrainSettings) -> Float[Tensor, " latents"] | None:
+    """What scores are multiplied by; None where all count alike."""
+    own = ownership(settings)
+    return None if own is None else torch.where(own.sum(1) == 1, EXCLUSIVE_WEIGHT, 1.0)
 
 
 def dense_loss(
@@ -122,6 +147,12 @@ class Trainer:
             self.ranks.share(settings.n_latents)
         ]
         rows = (rows * (settings.decoder_norm / math.sqrt(2) / rows.norm(dim=2, keepdim=True))).repeat(1, 2, 1)
+        own, weights = ownership(settings), selection_weights(settings)
+        share = self.ranks.share(settings.n_latents)
+        self._own = None if own is None else own[share].to(self.device)
+        self._weights = None if weights is None else weights[share].to(self.device)
+        if self._own is not None:
+            rows = rows * own[share][:, :, None]
         self.W_dec = rows.flatten(1).to(self.device)
         self.W_enc = self.W_dec.clone()
         self.b_enc = torch.zeros(len(rows), device=self.device)
@@ -152,9 +183,9 @@ class Trainer:
         )
 
     def norms(self) -> Float[Tensor, " latents"]:
-        """n_j = Σ_m ‖d_m,j‖ of this rank's latents."""
+        """n_j = Σ_m ‖d_m,j‖ of this rank's latents, times their selection weights."""
         norms: Tensor = torch.linalg.vector_norm(self.W_dec.view(len(self.W_dec), 2, -1), dim=2).sum(1)
-        return norms
+        return norms if self._weights is None else norms * self._weights
 
     def gradients(
         self, inputs: Float[Tensor, "rows inputs"], budget: int
@@ -251,6 +282,9 @@ class Trainer:
         loss, *squares = losses.tolist()
         if not math.isfinite(loss):
             raise ActivationsError(self._not_finite(rows))
+        if self._own is not None:
+            for g in (grads[0], grads[2]):
+                g.view(len(g), 2, -1).mul_(self._own[:, :, None])
         for parameter, g in zip(self.parameters, grads, strict=True):
             parameter.grad = g
         self._clip(grads)

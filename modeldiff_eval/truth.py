@@ -18,7 +18,7 @@ from modeldiff_eval.planted import PlantedPair, World, draw, make_world
 from modeldiff_eval.planted_constants import Constants, Scale, ScaleName, constants
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.truth_laws import MakePair, Outcome, check_laws
-from modeldiff_eval.truth_methods import BatchTopK, Controls, Fit, Method, partners
+from modeldiff_eval.truth_methods import Controls, Dictionary, Fit, Method, partners
 from modeldiff_eval.truth_report import RuleRow, RunRow, Selftest, SideName, nu_row, rule_row, total
 from modeldiff_eval.truth_rules import Claims
 from modeldiff_eval.truth_score import Counts, NuErrors, count_claims, nu_errors
@@ -76,7 +76,7 @@ def selftest(
     n = size.seeds if seeds is None else seeds
     if n < 1:
         raise SettingsError(f"--seeds {n}: the bench needs at least one seed.")
-    method, reporter = method or BatchTopK(), reporter or Reporter()
+    method, reporter = method or Dictionary(), reporter or Reporter()
     bench = _Bench(known, size, method, reporter)
     planted = [bench.train(planted_pair, "planted", seed + i) for i in range(n)]
     nulls = [bench.train(null_pair, "null", seed + i) for i in range(n)]

@@ -67,7 +67,8 @@ def identical(same: Fit, other: Fit, constants: Constants) -> Law:
     """Base against itself: ν is 1, and no rule claims anything (``other`` stands in for the controls)."""
     nu = np.concatenate([values for side in same.nu for values in (side.error, side.error_high, side.reconstruction)])
     known = nu[~np.isnan(nu)]
-    off = float(np.abs(known - 1).max()) if len(known) else np.inf
+    silent = not len(known) and same.quality.l0 == 0
+    off = float(np.abs(known - 1).max()) if len(known) else 0.0 if silent else np.inf
     claims = sum(
         int(side.sum())
         for made in same.claims(Controls(null=other, again=other), constants.scoring)
@@ -76,7 +77,7 @@ def identical(same: Fit, other: Fit, constants: Constants) -> Law:
     return Law(
         name="base against itself: ν = 1 and nothing specific",
         holds=off < EXACT and claims == 0,
-        detail=f"largest |ν − 1| {off:.1e} over {len(known)} values, {claims} claims",
+        detail=f"{'no latent fires' if silent else f'largest |ν − 1| {off:.1e} over {len(known)} values'}, {claims} claims",
     )
 
 
@@ -102,14 +103,18 @@ def mirrored(direct: Fit, mirror: Fit, null: Fit, constants: Constants) -> Law:
 
 
 def ordered(errors: dict[str, NuErrors]) -> Law:
-    """Recovered exclusive latents have a lower ν than recovered shared ones: nearly every pair of them is in this order."""
-    low, high = errors["exclusive"].value, errors["shared"].value
+    """Recovered exclusive latents have a lower ν than others: nearly every pair of them is in this order.
+
+    The others are the shared ones, or, for a method that does not look for these, those that one model has more of.
+    """
+    name = "shared" if errors["shared"].recovered else "rescaled"
+    low, high = errors["exclusive"].value, errors[name].value
     pairs = len(low) * len(high)
     right = float((low[:, None] < high[None]).mean()) if pairs else 0.0
     return Law(
-        name="recovered exclusive latents have a lower ν than shared ones",
+        name=f"recovered exclusive latents have a lower ν than {name} ones",
         holds=right >= 0.9,
-        detail=f"{100 * right:.1f} % of {pairs} pairs ({len(low)} exclusive, {len(high)} shared)",
+        detail=f"{100 * right:.1f} % of {pairs} pairs ({len(low)} exclusive, {len(high)} {name})",
     )
 
 

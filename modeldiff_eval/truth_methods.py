@@ -1,7 +1,8 @@
 """What the truth bench measures: methods, the fits they make of a pair, and the claims that rules draw from a fit.
 
 A method is anything with a name that turns a planted pair into a :class:`Fit`; a fit names directions and claims
-"this one is only in base" or "only in tuned". Here: the BatchTopK crosscoder, whose rules share one training.
+"this one is only in base" or "only in tuned". Here: the dictionaries of :mod:`modeldiff_eval.methods`; the rules of one
+share its training.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ from numpy.typing import NDArray
 
 from modeldiff_eval import latents as measure
 from modeldiff_eval.crosscoder import Crosscoder, delta_norm
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, Exchanged, changed, exchanged
+from modeldiff_eval.methods import train_method, train_settings
 from modeldiff_eval.planted import PlantedPair
 from modeldiff_eval.planted_constants import Scoring, Training
 from modeldiff_eval.quality import Quality, evaluate
-from modeldiff_eval.train import MappedSource, train
-from modeldiff_eval.train_step import TrainSettings
+from modeldiff_eval.settings import Method as MethodName
+from modeldiff_eval.train import MappedSource
 from modeldiff_eval.truth_match import cosines, match
-from modeldiff_eval.truth_rules import BothNu, Claims, by_delta_norm, by_fixed_thresholds, by_null_run, by_reseeding
+from modeldiff_eval.truth_rules import (
+    BothNu,
+    Claims,
+    by_delta_norm,
+    by_exchange,
+    by_fixed_thresholds,
+    by_null_run,
+    by_reseeding,
+)
 
 OnStep = Callable[[int, int], None]
 
@@ -106,25 +117,48 @@ def partners(fit: Fit, again: Fit, scoring: Scoring) -> Int[NDArray[np.int64], "
     return match(cosines(found, others), least=scoring.match_cosine)
 
 
-class BatchTopK:
-    """The package's own crosscoder, trained and measured as a run does it."""
+@dataclass(frozen=True)
+class DifferenceFit(CrosscoderFit):
+    """A dictionary of the difference, with what its built-in null control says of each latent."""
 
-    name = "batchtopk"
+    control: Exchanged
+
+    def claims(self, controls: Controls, scoring: Scoring) -> list[Claims]:
+        defined = ~np.isnan(self.nu[0].rank_error) | ~np.isnan(self.nu[1].rank_error)
+        differ = changed(self.control.p_values(), defined, rate=scoring.false_discovery_rate)
+        return [
+            by_delta_norm(delta_norm(self.crosscoder.decoder_norms()).double().numpy(), scoring),
+            *by_exchange(self.nu, differ, scoring),
+        ]
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """One of the package's own methods, trained and measured as a run does it."""
+
+    name: MethodName = "difference"
 
     def fit(
         self, pair: PlantedPair, training: Training, scoring: Scoring, *, seed: int, on_step: OnStep
     ) -> CrosscoderFit:
-        settings = TrainSettings(**training.model_dump(), seed=seed)
+        settings = train_settings(self.name, **training.model_dump(), seed=seed)
         train_rows, heldout = (torch.from_numpy(np.flatnonzero(part)) for part in (~pair.heldout, pair.heldout))
         with tempfile.TemporaryDirectory() as folder:
-            crosscoder = train(
+            crosscoder = train_method(
+                self.name,
                 MappedSource(lambda i: pair.rows[i], train_rows, batch=settings.batch, seed=seed),
                 settings,
+                rows=lambda i: pair.rows[i],
+                train_rows=train_rows,
+                heldout=heldout,
                 folder=Path(folder),
-                heldout=(lambda i: pair.rows[i], heldout),
                 on_step=lambda step, steps, _: on_step(step, steps),
             )
-        return measured(crosscoder, pair, scoring, seed=seed)
+        fit = measured(crosscoder, pair, scoring, seed=seed)
+        if self.name != "difference":
+            return fit
+        blocks = measure.document_blocks(heldout, pair.document, seed=seed, limit=EXCHANGE_BLOCKS)
+        return DifferenceFit(fit.crosscoder, fit.nu, fit.quality, exchanged(crosscoder, lambda i: pair.rows[i], blocks))
 
 
 def measured(crosscoder: Crosscoder, pair: PlantedPair, scoring: Scoring, *, seed: int) -> CrosscoderFit:

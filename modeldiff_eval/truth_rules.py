@@ -47,6 +47,16 @@ def by_fixed_thresholds(nu: BothNu, scoring: Scoring) -> Claims:
     return Claims("paper thresholds", "specific", (base, tuned))
 
 
+def by_exchange(nu: BothNu, changed: Bool[NDArray[np.bool_], " latents"], scoring: Scoring) -> tuple[Claims, Claims]:
+    """Of a difference dictionary: more than noise by the exchange control, and the other model has none, or has less, of it."""
+    base, tuned = (side.absent(scoring.nu_error) & changed for side in nu)
+    less = [side.less() & changed for side in nu]
+    return (
+        Claims("specific (exchange)", "specific", (base, tuned)),
+        Claims("shifted (exchange)", "shifted", (less[0], less[1])),
+    )
+
+
 def by_null_run(nu: BothNu, null: BothNu, scoring: Scoring) -> Claims:
     """Upper limit of ν^ε below a threshold that the upper limits of a run without differences set."""
     threshold = null_threshold(_pooled(nu), _pooled(null), rate=scoring.false_discovery_rate)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from sample_crosscoders import make
 
 from modeldiff_eval.crosscoder import delta_norm, load, require_width, save_jumprelu, save_native
+from modeldiff_eval.crosscoder_formats import to_dictionary_learning
+from modeldiff_eval.crosscoder_saelens import from_crosscoder
 from modeldiff_eval.errors import CrosscoderError, OutputError
 
 
@@ -173,13 +177,36 @@ class TestBadFiles:
         with pytest.raises(CrosscoderError, match="scale must be positive"):
             load(tmp_path)
 
-    def test_thresholds_that_differ(self, tmp_path: Path) -> None:
+    def test_a_threshold_that_is_negative(self, tmp_path: Path) -> None:
         save_jumprelu(make(), tmp_path, {})
         weights = load_file(tmp_path / "sae_weights.safetensors")
-        weights["threshold"][3] = 2.0
+        weights["threshold"][3] = -2.0
         save_file(weights, tmp_path / "sae_weights.safetensors")
-        with pytest.raises(CrosscoderError, match="different thresholds"):
+        with pytest.raises(CrosscoderError, match="threshold must hold a number"):
             load(tmp_path)
+
+
+@pytest.mark.parametrize("save", [save_native, save_jumprelu])
+def test_latents_with_thresholds_of_their_own(tmp_path: Path, save: Callable[..., None]) -> None:
+    """``selection`` survives both forms: the same latents fire on the same rows; 0 keeps a latent silent."""
+    crosscoder = replace(make(), threshold=1.0)
+    rows = torch.randn(64, 2, crosscoder.d_model, generator=torch.Generator().manual_seed(5)) * 3
+    selection = torch.linspace(0, 2, crosscoder.n_latents)
+    weighted = replace(crosscoder, selection=selection)
+    save(weighted, tmp_path, {})
+    back, _ = load(tmp_path)
+    v, again = (one.scaled(one.normalise(rows)) for one in (weighted, back))
+    assert not v[:, 0].any()
+    assert ((v > 0) != (crosscoder.scaled(crosscoder.normalise(rows)) > 0)).any()
+    torch.testing.assert_close(again, v, rtol=1e-4, atol=1e-4)
+
+
+def test_formats_with_one_threshold_refuse_others() -> None:
+    weighted = replace(make(), selection=torch.ones(make().n_latents))
+    with pytest.raises(CrosscoderError, match="Export it as jumprelu"):
+        to_dictionary_learning(weighted)
+    with pytest.raises(CrosscoderError, match="Export it as jumprelu"):
+        from_crosscoder(weighted)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from modeldiff_eval import cli, truth
 from modeldiff_eval import truth_laws as laws
 from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.planted_constants import Scale, constants
-from modeldiff_eval.truth_methods import BatchTopK, Fit
+from modeldiff_eval.truth_methods import Dictionary, Fit
 from modeldiff_eval.truth_report import Law, RuleRow, Selftest, proportion
 from modeldiff_eval.truth_score import NuErrors
 
@@ -77,7 +77,7 @@ def fitted(make: str, **training: object) -> Fit:
     _, pair = truth.planted_pair(FILE, TINY, seed=0)
     pair = pair if make == "pair" else getattr(pair, make)()
     settings = TINY.training.model_copy(update=training)
-    return BatchTopK().fit(pair, settings, FILE.scoring, seed=0, on_step=lambda *_: None)
+    return Dictionary("batchtopk").fit(pair, settings, FILE.scoring, seed=0, on_step=lambda *_: None)
 
 
 def test_different_models_break_the_law_of_identity() -> None:
