@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit
+from modeldiff_eval import analysis, fit, seeds
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import BenchmarkRow, Card, Models
@@ -106,7 +107,8 @@ def diff(
     pairs = [("anchor", "base"), ("anchor", "tuned")] if settings.anchor else [("base", "tuned")]
     coders = [fit.crosscoder_for(work, material, *pair, path, out) for pair, path in zip(pairs, given, strict=True)]
     ws.timed(work, "crosscoders", start)
-    key = _findings_key(work, corpus, coders)
+    others = seeds.train_others(work, material, pairs, out)
+    key = _findings_key(work, corpus, [*coders, *(coder for seed in others for coder in seed)])
     if finished := _finished(out, key):
         return finished
 
@@ -117,6 +119,13 @@ def diff(
         analysis.measure_pair(work, measured_text, kept, coder, claim, out)
         for coder, claim in zip(coders, claims, strict=True)
     ]
+    again = [
+        [
+            analysis.measure_pair(work, measured_text, kept, coder, claim, out)
+            for coder, claim in zip(seed, claims, strict=True)
+        ]
+        for seed in others
+    ]
     shift = [
         analysis.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
     ]
@@ -125,6 +134,11 @@ def diff(
         analysis.make_side(work, "tuned", measured[-1], claims[-1][-1], shift[-1]),
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
+    agreement = [
+        seeds.agree(m.pair.crosscoder, m.alive, [(a[i].pair.crosscoder, a[i].alive) for a in again], seed=settings.seed)
+        for i, m in enumerate(measured)
+    ]
+    tables = [analysis.seed_table(work, seed, claims) for seed in again]
     groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
     activation = {
         level: analysis.group_shifts(
@@ -137,6 +151,7 @@ def diff(
         )
         for level, codes in groups.items()
     }
+    graded = analysis.graded_view(sides, groups, draws=min(settings.draws, DRAWS), seed=settings.seed)
     ws.timed(work, "latents", start)
 
     # Evidence from outside.
@@ -149,10 +164,16 @@ def diff(
         models=Models(
             anchor=work.info("anchor") if settings.anchor else None, base=work.info("base"), tuned=work.info("tuned")
         ),
-        crosscoders=[coder.info for coder in coders],
+        crosscoders=[
+            coder.info.model_copy(update={"seed_agreement": own.value if own else None})
+            for coder, own in zip(coders, agreement, strict=True)
+        ],
         table=table,
+        seed_tables=tables,
         evidence={side.role: side.measured.evidence for side in sides},
         activation=activation,
+        graded=graded,
+        nulls={side.role: side.null for side in sides if side.null},
         outside=outside,
         taxonomy=taxonomy,
         coverage=measured_text.coverage(),
@@ -160,6 +181,7 @@ def diff(
         tokens=corpus.tokens,
         caveats=[
             *_corpus_caveats(settings, material, coders),
+            *seeds.caveats(pairs, agreement, settings.seeds),
             *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
         ],
         versions=_versions(),
