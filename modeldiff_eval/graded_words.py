@@ -79,7 +79,7 @@ def over_seeds(
         for (code, _), low, high in zip(groups, known.min(0), known.max(0), strict=True)
     ]
     return [
-        f"{head} Class differences of {len(known)} seeds, lowest … highest, points: {', '.join(spans)}. The interval of a share difference draws a seed, then "
-        "families within it, and a verdict also needs it to exclude 0; p and smallest detectable shifts are the first seed's. With so few seeds "
-        "the spread between seeds is itself poorly known."
+        f"{head} Class differences of {len(known)} seeds, lowest … highest, points: {', '.join(spans)}. The interval of a share difference "
+        "draws a seed, then families within it, and a verdict also needs it to exclude 0; p and smallest detectable shifts are the "
+        "first seed's. With so few seeds the spread between seeds is itself poorly known."
     ]
