@@ -108,7 +108,7 @@ def build_card(
             for row, change, share in zip(
                 shifts[level].rows,
                 activation[level],
-                graded.shares[level] or [None] * len(groups[level]),
+                graded.rows(level, len(groups[level])),
                 strict=True,
             )
         ]

@@ -114,7 +114,7 @@ def diff(
 
     # Latents: which are specific, how they shift, what they are called.
     start = time.monotonic()
-    claims = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
+    claims: list[tuple[int, ...]] = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
     measured = [
         analysis.measure_pair(work, measured_text, kept, coder, claim, out)
         for coder, claim in zip(coders, claims, strict=True)

@@ -102,6 +102,10 @@ class GradedView:
     shares: dict[str, list[GradedShare] | None]
     counts: dict[str, GradedCounts]
 
+    def rows(self, level: str, n: int) -> list[GradedShare | None]:
+        """One share, or None, for each of the ``n`` groups of ``level``."""
+        return [None] * n if (own := self.shares[level]) is None else list(own)
+
 
 def graded_shares(
     base: SideWeights, tuned: SideWeights, groups: int, *, rng: np.random.Generator, draws: int = DRAWS

@@ -80,7 +80,8 @@ def agree(
     low, high = np.quantile(drawn, (0.025, 0.975))
     single = found.mean(1)
     return Agreement(
-        *(round(float(x), 6) for x in (latent.mean(), low, high)), n, float(single.min()), float(single.max()), len(others)
+        value=round(float(latent.mean()), 6), low=round(float(low), 6), high=round(float(high), 6), n=n,
+        lowest=float(single.min()), highest=float(single.max()), seeds=len(others),
     )  # fmt: skip
 
 
