@@ -17,6 +17,7 @@ from modeldiff_eval.crosscoder import Crosscoder, delta_norm
 from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged
 from modeldiff_eval.errors import MissingDependencyError
 from modeldiff_eval.families import families
+from modeldiff_eval.graded import GradedView, Shifted, SideWeights, Weights, graded_shares, weigh
 from modeldiff_eval.records import ActivationChange, Estimate
 from modeldiff_eval.stats_bootstrap import bootstrap_ratio, class_activation_shift, two_way_ratio
 from modeldiff_eval.taxonomy import Taxonomy
@@ -52,6 +53,7 @@ class Measured:
     windows: list[list[measure.Window]]
     annotations: dict[int, Annotation]
     evidence: dict[int, Evidence]
+    weights: dict[int, Weights]
     offset: int = 0
     changed: NDArray[np.bool_] | None = None
     null_rate: float | None = None
@@ -94,6 +96,10 @@ def measure_pair(
             for side in sides
         }
     beyond, null_rate = _exchange_control(work, pair, heldout, document, nu, title) if control else (None, None)
+    # One seed for all claims of a run: their documents are resampled together.
+    weights = {side: weigh(sums, nu[side], rng=np.random.default_rng([settings.seed, 13])) for side in sides}
+    if beyond is not None:
+        weights = {side: own.only(beyond) for side, own in weights.items()}
     with work.reporter.task(f"Top documents {title}", unit="tokens") as advance:
         peaks, firings = measure.top_documents(
             pair.crosscoder, pair.rows, kept.rows, document, n=settings.top_examples, on_progress=advance
@@ -104,7 +110,7 @@ def measure_pair(
     annotations = _annotate(work, evidence, _background(work, corpus), out / "annotations.jsonl")
     return Measured(
         pair, nu, delta_norm(pair.crosscoder.decoder_norms()).double().numpy(), firings, firings / len(kept.rows), peaks, windows,
-        annotations, {item.latent: item for item in evidence}, offset, beyond, null_rate,
+        annotations, {item.latent: item for item in evidence}, weights, offset, beyond, null_rate,
     )  # fmt: skip
 
 
@@ -337,6 +343,7 @@ class Side:
     specific: NDArray[np.int64]
     nearest: NDArray[np.int64]
     shift: Shift | None
+    null: Shifted | None = None
 
     @property
     def nu(self) -> measure.Nu | None:
@@ -346,22 +353,28 @@ class Side:
 def make_side(work: Workspace, role: str, measured: Measured, claim: int, shift: Shift | None) -> Side:
     """Specific latents by the thresholds, and the nearest candidates by the upper limit of ν^ε on the ranking half.
 
-    In a difference dictionary: |ν^ε| below its threshold among the latents that the exchange control lets through. Without
-    ν (the dictionary of the activation view beside one of differences) there are none of either.
+    In a difference dictionary: |ν^ε| below its threshold among the latents that the exchange control lets through, and shifted
+    where the interval of ν^ε lies within ±1. Without ν (the dictionary of the activation view beside one of differences)
+    there are none of either.
     """
     limits = work.settings.thresholds
     nu = measured.nu.get(claim)
     if nu is None:
         none = np.zeros(0, dtype=np.int64)
         return Side(role, measured, claim, none, none, shift)
+    null = None
     if measured.changed is not None:
         passing = nu.absent(limits.nu_error) & measured.changed
+        if measured.null_rate is not None:
+            null = Shifted(
+                nu.less() & measured.changed, measured.null_rate, 1.0, 0.0, work.settings.false_discovery_rate
+            )
     else:
         passing = nu.specific(error=limits.nu_error, reconstruction=limits.nu_reconstruction)
     order = np.argsort(np.where(np.isnan(nu.rank_error_high), np.inf, nu.rank_error_high), kind="stable")
     nearest = order[: work.settings.annotate_top]
     nearest = nearest[~np.isnan(nu.rank_error_high[nearest])]
-    return Side(role, measured, claim, np.flatnonzero(passing), nearest, shift)
+    return Side(role, measured, claim, np.flatnonzero(passing), nearest, shift, null)
 
 
 def side_families(sides: list[Side]) -> list[NDArray[np.int64]]:
@@ -369,15 +382,51 @@ def side_families(sides: list[Side]) -> list[NDArray[np.int64]]:
 
     Co-activation is used within one dictionary only, where it is cheap: top documents shared by both latents.
     """
-    directions = []
-    for side in sides:
-        decoder = side.measured.pair.crosscoder.W_dec.view(side.measured.pair.crosscoder.n_latents, 2, -1)
-        directions.append(decoder[torch.from_numpy(side.specific), side.claim].double().numpy())
+    directions = [_directions(side, side.specific) for side in sides]
     activity = [_document_profile(side) for side in sides]
     width = max((a.shape[1] for a in activity), default=0)
     padded = np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in activity])
     joint = families(np.concatenate(directions), padded if len(padded) else None)
     return np.split(joint, np.cumsum([len(side.specific) for side in sides])[:-1])
+
+
+def _directions(side: Side, latents: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[latents, d_model] decoder rows in the side's own model."""
+    decoder = side.measured.pair.crosscoder.W_dec.view(side.measured.pair.crosscoder.n_latents, 2, -1)
+    rows: NDArray[np.float64] = decoder[torch.from_numpy(latents), side.claim].double().numpy()
+    return rows
+
+
+def graded_view(sides: list[Side], groups: dict[str, list[str]], *, draws: int, seed: int) -> GradedView:
+    """Class and category shares with every annotated latent weighted by its ν^ε (:mod:`modeldiff_eval.graded`).
+
+    Families of the latents with weight > 0 are by decoder direction alone, matched over both sides.
+
+    Args:
+        groups: "classes" and "categories" → codes.
+    """
+    weights = [side.measured.weights[side.claim] for side in sides]
+    positive = [w.positive for w in weights]
+    family = families(np.concatenate([_directions(s, p) for s, p in zip(sides, positive, strict=True)]), None)
+    both: dict[str, list[SideWeights]] = {level: [] for level in groups}
+    own = np.split(family, [len(positive[0])])
+    for side, w, latents, number in zip(sides, weights, positive, own, strict=True):
+        named = [side.measured.annotations.get(int(j)) for j in latents]
+        known = np.array([a is not None and a.failure is None for a in named], dtype=bool)
+        for level, codes in groups.items():
+            index = {code: i for i, code in enumerate(codes)}
+            category = [a.category if a and a.category else "" for a in named]
+            label = [index.get(c.split(".")[0] if level == "classes" else c, -1) for c in category]
+            both[level].append(
+                SideWeights(
+                    np.array(label, dtype=np.int64)[known], w.weight[latents][known], number[known], w.draws[:, known]
+                )
+            )
+    shares = {
+        level: graded_shares(base, tuned, len(groups[level]), draws=draws, rng=np.random.default_rng([seed, 25, i]))
+        for i, (level, (base, tuned)) in enumerate(both.items())
+    }
+    return GradedView(shares, {side.role: w.counts() for side, w in zip(sides, both["classes"], strict=True)})
 
 
 def _document_profile(side: Side) -> NDArray[np.float64]:
@@ -388,6 +437,15 @@ def _document_profile(side: Side) -> NDArray[np.float64]:
         for peak in side.measured.peaks[latent]:
             profile[row, peak.document] = peak.activation
     return profile
+
+
+def seed_table(work: Workspace, measured: list[Measured], claims: list[tuple[int, ...]]) -> pd.DataFrame:
+    """The table of another seed's crosscoders, for counts of specific latents by class; without activation shifts."""
+    sides = [
+        make_side(work, "base", measured[0], claims[0][0], None),
+        make_side(work, "tuned", measured[-1], claims[-1][-1], None),
+    ]
+    return latent_table(sides, side_families(sides))
 
 
 def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataFrame:
@@ -423,6 +481,8 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
                     "changed": np.full(n, None) if m.changed is None else m.changed,
                     "specific": np.isin(np.arange(n), side.specific),
                     "family": number,
+                    "shifted": pd.array(side.null.shifted if side.null else [None] * n, dtype="boolean"),
+                    "graded_weight": m.weights[side.claim].weight if m.weights else np.zeros(n),
                     "firings": m.firings, "frequency": m.frequency,
                     "shift": shift[0], "shift_low": shift[1], "shift_high": shift[2], "shift_null": shift[3],
                     "label": [a.label if a else None for a in named],

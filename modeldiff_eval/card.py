@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeldiff_eval import findings
+from modeldiff_eval import findings, graded_words
 from modeldiff_eval._version import __version__
+from modeldiff_eval.graded import GradedView, Shifted
 from modeldiff_eval.records import (
     ActivationChange,
     AgreementRow,
@@ -30,11 +31,12 @@ from modeldiff_eval.records import (
     TopLatent,
 )
 from modeldiff_eval.settings import Method, Settings, command_line
-from modeldiff_eval.stats_shares import ShareShifts, share_shifts
+from modeldiff_eval.stats_shares import ShareShifts, over_seeds, share_shifts
 from modeldiff_eval.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from modeldiff_eval.annotation import Evidence
 
@@ -74,6 +76,7 @@ def build_card(
     table: pd.DataFrame,
     evidence: dict[str, dict[int, Evidence]],
     activation: dict[str, list[ActivationChange]],
+    graded: GradedView,
     outside: Outside,
     taxonomy: Taxonomy,
     coverage: Coverage,
@@ -81,6 +84,8 @@ def build_card(
     tokens: int,
     caveats: Sequence[str],
     versions: dict[str, str],
+    seed_tables: Sequence[pd.DataFrame] = (),
+    nulls: Mapping[str, Shifted] | None = None,
     created: str | None = None,
 ) -> Card:
     """The whole card.
@@ -89,6 +94,9 @@ def build_card(
         table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
         evidence: side → latent → examples.
         activation: "classes" and "categories" → activation changes in the taxonomy's order.
+        graded: shares by graded weight, in the same order.
+        seed_tables: the same as ``table`` from crosscoders of other seeds.
+        nulls: side → what its null control says, where there is one.
     """
     groups = {
         "classes": [(c.code, c.name) for c in taxonomy.classes],
@@ -99,16 +107,26 @@ def build_card(
         level: _shares(table, groups[level], covered, level, settings, seed=[settings.seed, 31 + number])
         for number, level in enumerate(groups)
     }
+    spread: list[str] = []
+    if seed_tables:
+        shifts, spread = _over_seeds(shifts, [table, *seed_tables], groups, settings)
     rows = {
         level: [
-            row.model_copy(update={"activation": change if row.covered else None})
-            for row, change in zip(shifts[level].rows, activation[level], strict=True)
+            row.model_copy(update={"activation": change, "graded": share} if row.covered else {})
+            for row, change, share in zip(
+                shifts[level].rows,
+                activation[level],
+                graded.rows(level, len(groups[level])),
+                strict=True,
+            )
         ]
         for level in groups
     }
+    nulls = nulls or {}
     latents = Latents(
-        base=_counts(table, "base", shifts["classes"].effective_n_base),
-        tuned=_counts(table, "tuned", shifts["classes"].effective_n_tuned),
+        base=_counts(table, "base", shifts["classes"].effective_n_base, graded),
+        tuned=_counts(table, "tuned", shifts["classes"].effective_n_tuned, graded),
+        null_rate=max((null.rate for null in nulls.values()), default=None),
     )
     anchored = models.anchor is not None
     return Card(
@@ -116,7 +134,7 @@ def build_card(
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         mode="anchored" if anchored else "direct",
         method=METHODS[settings.method],
-        headline=_headline(rows["classes"], latents, table),
+        headline=" ".join([_headline(rows["classes"], latents, table), *graded_words.shifted(latents, nulls)]),
         models=models,
         crosscoders=crosscoders,
         differences=differences,
@@ -138,7 +156,13 @@ def build_card(
             ),
         ],
         top_latents=_top_latents(table, evidence, settings),
-        caveats=[*_caveats(settings, table, latents, shifts, rows), *outside.caveats, *caveats],
+        caveats=[
+            *_caveats(settings, table, latents, shifts, rows),
+            *graded_words.caveats(latents, nulls),
+            *spread,
+            *outside.caveats,
+            *caveats,
+        ],
         provenance=Provenance(
             package=f"modeldiff-eval {__version__}",
             versions={"python": platform.python_version(), **versions},
@@ -176,6 +200,37 @@ def _shares(
     *,
     seed: list[int],
 ) -> ShareShifts:
+    return share_shifts(
+        *_labels(table, groups, level),
+        groups=groups,
+        covered=covered,
+        draws=settings.draws,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def _over_seeds(
+    shifts: dict[str, ShareShifts],
+    tables: Sequence[pd.DataFrame],
+    groups: dict[str, list[tuple[str, str]]],
+    settings: Settings,
+) -> tuple[dict[str, ShareShifts], list[str]]:
+    """Intervals of the share differences widened by the choice of the seed, and what the seeds say one by one."""
+    out, said = {}, list[str]()
+    for number, (level, shift) in enumerate(shifts.items()):
+        sides = [_labels(table, groups[level], level) for table in tables]
+        rng = np.random.default_rng([settings.seed, 33 + number])
+        rows, values = over_seeds(shift.rows, sides, draws=settings.draws, rng=rng)
+        out[level] = shift._replace(rows=rows)
+        if level == "classes":
+            said = graded_words.over_seeds(groups[level], sides, values)
+    return out, said
+
+
+def _labels(
+    table: pd.DataFrame, groups: list[tuple[str, str]], level: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Group of every annotated specific latent of base and of tuned, then their families."""
     index = {code: i for i, (code, _) in enumerate(groups)}
     labels, families = [], []
     for side in ("base", "tuned"):
@@ -183,20 +238,21 @@ def _shares(
         codes = own["category"].map(lambda c: c.split(".")[0] if level == "classes" and isinstance(c, str) else c)
         labels.append(np.asarray([index.get(c, -1) for c in codes], dtype=np.int64))
         families.append(own["family"].to_numpy(dtype=np.int64))
-    return share_shifts(
-        *labels, *families, groups=groups, covered=covered, draws=settings.draws, rng=np.random.default_rng(seed)
-    )
+    return labels[0], labels[1], families[0], families[1]
 
 
-def _counts(table: pd.DataFrame, side: str, effective_n: float | None) -> LatentCounts:
-    own = table[(table["model"] == side) & table["specific"]]
+def _counts(table: pd.DataFrame, side: str, effective_n: float | None, graded: GradedView) -> LatentCounts:
+    whole = table[table["model"] == side]
+    own = whole[whole["specific"]]
     annotated = own[own["annotation_failure"].isna()]
     return LatentCounts(
         specific=len(own),
+        shifted=None if whole["shifted"].isna().all() else int(whole["shifted"].sum()),
         annotated=len(annotated),
         none=int(annotated["category"].isna().sum()),
         failed=len(own) - len(annotated),
         effective_n=effective_n,
+        graded=graded.counts[side],
     )
 
 

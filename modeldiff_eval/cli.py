@@ -108,6 +108,7 @@ def run(
     arena_style: Annotated[str | None, typer.Option(help="The same table with style control.")] = None,
     arena_names: Annotated[str | None, typer.Option(help="base,tuned as the table spells them.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Crosscoders a pair, for seed agreement.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32.", show_default="bf16 where it is fast")
@@ -157,7 +158,7 @@ def run(
         "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
         "annotator": annotator, "annotate_top": annotate_top,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
-        "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "device": device, "dtype": dtype,
+        "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
         "trust_remote_code": trust_remote_code or None, "title": title,
         "log_to": tuple(log_to or ()) or None, "tasks": tuple(tasks.split(",")) if tasks else None,
     }  # fmt: skip

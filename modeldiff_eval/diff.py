@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit
+from modeldiff_eval import analysis, fit, seeds
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
@@ -106,14 +107,19 @@ def diff(
     pairs = [("anchor", "base"), ("anchor", "tuned")] if settings.anchor else [("base", "tuned")]
     coders = [fit.crosscoder_for(work, material, *pair, path, out) for pair, path in zip(pairs, given, strict=True)]
     ws.timed(work, "crosscoders", start)
-    key = _findings_key(work, corpus, coders)
+    others = seeds.train_others(work, material, pairs, out)
+    key = _findings_key(work, corpus, [*coders, *(coder for seed in others for coder in seed)])
     if finished := _finished(out, key):
         return finished
 
     # Latents: which are specific, how they shift, what they are called.
     start = time.monotonic()
-    claims = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
+    claims: list[tuple[int, ...]] = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
     measured, whole, differences = measure_latents(work, material, coders, claims, out)
+    again = [
+        measure_latents(work, material, coder, claims, out, training=seeds.reseeded(work, number))
+        for number, coder in enumerate(others, start=1)
+    ]
     shift = [
         analysis.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
     ]
@@ -128,6 +134,13 @@ def diff(
             for role, number in (("base", 0), ("tuned", -1))
         ]
         table = analysis.joined(table, analysis.latent_table(views, [view.specific for view in views]))
+    agreement = [
+        seeds.agree(
+            m.pair.crosscoder, m.alive, [(w[i].pair.crosscoder, w[i].alive) for _, w, _ in again], seed=settings.seed
+        )
+        for i, m in enumerate(whole)
+    ]
+    tables = [analysis.seed_table(work, seed, claims) for seed, _, _ in again]
     groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
     activation = {
         level: analysis.group_shifts(
@@ -140,6 +153,7 @@ def diff(
         )
         for level, codes in groups.items()
     }
+    graded = analysis.graded_view(sides, groups, draws=min(settings.draws, DRAWS), seed=settings.seed)
     ws.timed(work, "latents", start)
 
     # Evidence from outside.
@@ -152,11 +166,17 @@ def diff(
         models=Models(
             anchor=work.info("anchor") if settings.anchor else None, base=work.info("base"), tuned=work.info("tuned")
         ),
-        crosscoders=[coder.info for coder in coders],
+        crosscoders=[
+            coder.info.model_copy(update={"seed_agreement": own.value if own else None})
+            for coder, own in zip(coders, agreement, strict=True)
+        ],
         table=table,
         differences=differences,
+        seed_tables=tables,
         evidence={role: whole[i].evidence | measured[i].evidence for role, i in (("base", 0), ("tuned", -1))},
         activation=activation,
+        graded=graded,
+        nulls={side.role: side.null for side in sides if side.null},
         outside=outside,
         taxonomy=taxonomy,
         coverage=measured_text.coverage(),
@@ -164,6 +184,7 @@ def diff(
         tokens=corpus.tokens,
         caveats=[
             *_corpus_caveats(settings, material, coders),
+            *seeds.caveats(pairs, agreement, settings.seeds),
             *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
         ],
         versions=_versions(),
@@ -174,11 +195,18 @@ def diff(
 
 
 def measure_latents(
-    work: ws.Workspace, material: fit.Material, coders: list[fit.Pair], claims: list[tuple[int, ...]], out: Path
+    work: ws.Workspace,
+    material: fit.Material,
+    coders: list[fit.Pair],
+    claims: list[tuple[int, ...]],
+    out: Path,
+    *,
+    training: ws.Workspace | None = None,
 ) -> tuple[list[analysis.Measured], list[analysis.Measured], list[DifferenceInfo] | None]:
     """The dictionaries that claims are made from, and the crosscoders of the activation view: the same but for ``difference``.
 
-    In each list one for every crosscoder. Latents of the dictionaries of differences are numbered after the crosscoder's.
+    In each list one for every crosscoder. ``training``: the run by whose seed
+    dictionaries of differences are trained. Their latents are numbered after the crosscoder's.
     """
     text, kept = material.measured, material.kept
     if work.settings.method != "difference":
@@ -190,7 +218,8 @@ def measure_latents(
     whole = [analysis.measure_pair(work, text, kept, coder, (), out) for coder in coders]
     measured, infos = [], []
     for coder, claim in zip(coders, claims, strict=True):
-        found = fit.difference_for(work, material, coder, out)
+        name = f"{coder.first}--{coder.second}" + (f"--seed-{training.settings.seed}" if training else "")
+        found = fit.difference_for(training or work, material, coder, out / "differences" / name)
         one = analysis.measure_pair(
             work, text, kept, found.pair, claim, out, offset=coder.crosscoder.n_latents, control=True
         )

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 COSINE = 0.7
 CO_ACTIVATION = 0.7
+_CHUNK = 1024
 
 
 def families(
@@ -34,17 +35,23 @@ def families(
     n = len(directions)
     if n == 0:
         return np.zeros(0, dtype=np.int64)
-    close = _similarity(directions, centre=False) > cosine
+    pairs = _close(directions, cosine, centre=False)
     if activity is not None:
-        close |= _similarity(activity, centre=True) > co_activation
-    first, second = np.nonzero(np.triu(close, 1))
+        pairs = [*pairs, *_close(activity, co_activation, centre=True)]
+    first, second = np.concatenate(pairs, axis=1)
     graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
-def _similarity(rows: NDArray[np.float64], *, centre: bool) -> NDArray[np.float64]:
+def _close(rows: NDArray[np.float64], least: float, *, centre: bool) -> list[NDArray[np.int64]]:
+    """Pairs of rows [2, pairs] whose cosine exceeds ``least``, in pieces, so that memory is a piece of the table of cosines."""
     if centre:
         rows = rows - rows.mean(1, keepdims=True)
     size = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, size, out=np.zeros_like(rows, dtype=np.float64), where=size > 0)
-    return np.asarray(unit @ unit.T)
+    out = []
+    for start in range(0, len(unit), _CHUNK):
+        first, second = np.nonzero(unit[start : start + _CHUNK] @ unit.T > least)
+        later = second > first + start
+        out.append(np.stack([first[later] + start, second[later]]))
+    return out

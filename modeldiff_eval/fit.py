@@ -86,8 +86,21 @@ class Pair:
     quality: Quality
 
 
-def crosscoder_for(work: Workspace, material: Material, first: str, second: str, given: str | None, out: Path) -> Pair:
-    """Load the given crosscoder, or train one, or find it in the cache; copy it into the run's folder."""
+def crosscoder_for(
+    work: Workspace,
+    material: Material,
+    first: str,
+    second: str,
+    given: str | None,
+    out: Path,
+    *,
+    name: str | None = None,
+) -> Pair:
+    """Load the given crosscoder, or train one, or find it in the cache; copy it into the run's folder.
+
+    Args:
+        name: its folder there, ``first--second`` if left out.
+    """
     pair, tokens = acts.PairedRows([material.rows[first], material.rows[second]]), material.tokens
     if given:
         train_rows, heldout = acts.split_rows(material.measured, material.kept)
@@ -107,7 +120,7 @@ def crosscoder_for(work: Workspace, material: Material, first: str, second: str,
         model, _ = coders.load(folder)
         quality = Quality.model_validate_json((folder / "quality.json").read_text())
         source = "trained on this corpus" + (", streamed" if material.streamed else "")
-        copy_crosscoder(folder, out / "crosscoders" / f"{first}--{second}")
+        copy_crosscoder(folder, out / "crosscoders" / (name or f"{first}--{second}"))
     info = CrosscoderInfo(
         first=first, second=second, layer=work.layer, n_latents=model.n_latents, k=model.k or round(quality.l0), tokens=tokens,
         fve_first=quality.fve_first, fve_second=quality.fve_second, l0=quality.l0, dead_share=quality.dead_share, source=source,
@@ -134,12 +147,12 @@ def given_crosscoders(settings: Settings, n: int) -> list[str | None]:
 
 
 def difference_for(work: Workspace, material: Material, pair: Pair, out: Path) -> Difference:
-    """The dictionary of what differs between the two models of ``pair``: trained, or found in the cache; copied to the run's folder."""
-    folder = fit(work, material, pair.first, pair.second, log_folder=out, method="difference")
+    """The dictionary of what differs between the two models of ``pair``: trained, or found in the cache; copied to ``out``."""
+    folder = fit(work, material, pair.first, pair.second, log_folder=out.parent.parent, method="difference")
     model, _ = coders.load(folder)
     quality = Quality.model_validate_json((folder / "quality.json").read_text())
-    copy_crosscoder(folder, out / "differences" / f"{pair.first}--{pair.second}")
-    _train_rows, heldout = acts.split_rows(material.measured, material.kept)
+    copy_crosscoder(folder, out)
+    _, heldout = acts.split_rows(material.measured, material.kept)
     energy, fve = explained(model, pair.rows, heldout)
     info = DifferenceInfo(
         first=pair.first, second=pair.second, n_latents=model.n_latents, k=model.k, tokens=material.tokens, energy_share=energy,

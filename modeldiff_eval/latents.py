@@ -73,6 +73,17 @@ class Scaling:
     gram: NDArray[np.float64]
     tokens: int
 
+    def of(self, part: slice | NDArray[np.int64]) -> Scaling:
+        """The same sums of some latents."""
+        return Scaling(
+            self.actual[:, part],
+            self.reconstructed[:, part],
+            self.squares[:, part],
+            self.firings[:, part],
+            self.gram[part],
+            self.tokens,
+        )
+
     def nu(self, side: int, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """ν^ε and ν^r [draws, latents] of latents claimed to be specific to ``side``, for block weights [draws, blocks].
 
@@ -174,6 +185,12 @@ class Nu:
             return (self.rank_error_high < 1) & (self.rank_error_low > -1)
 
 
+def reporting_half(blocks: int) -> NDArray[np.bool_]:
+    """Which document blocks [blocks] reported ν come from; the others rank."""
+    half: NDArray[np.bool_] = np.arange(blocks) >= blocks // 2
+    return half
+
+
 def nu_intervals(sums: Scaling, side: int, *, min_firings: int, rng: np.random.Generator, draws: int = 500) -> Nu:
     """ν with block-bootstrap intervals on two halves of the documents.
 
@@ -181,9 +198,9 @@ def nu_intervals(sums: Scaling, side: int, *, min_firings: int, rng: np.random.G
     97.5 % of the draws, are NaN there.
     """
     n_blocks = len(sums.squares)
-    halves = np.arange(n_blocks) < n_blocks // 2
+    reporting = reporting_half(n_blocks)
     results = []
-    for half in (halves, ~halves):
+    for half in (~reporting, reporting):
         members = np.flatnonzero(half)
         counts = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
         weights = np.zeros((draws + 1, n_blocks))
@@ -198,16 +215,7 @@ def nu_intervals(sums: Scaling, side: int, *, min_firings: int, rng: np.random.G
 def _chunked_nu(sums: Scaling, side: int, weights: NDArray[np.float64], chunk: int = 2048) -> list[NDArray[np.float64]]:
     pieces: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for start in range(0, sums.squares.shape[1], chunk):
-        part = slice(start, start + chunk)
-        piece = Scaling(
-            sums.actual[:, part],
-            sums.reconstructed[:, part],
-            sums.squares[:, part],
-            sums.firings[:, part],
-            sums.gram[part],
-            sums.tokens,
-        )
-        pieces.append(piece.nu(side, weights))
+        pieces.append(sums.of(slice(start, start + chunk)).nu(side, weights))
     return [np.concatenate([piece[i] for piece in pieces], axis=1) for i in (0, 1)]
 
 

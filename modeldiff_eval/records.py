@@ -125,6 +125,14 @@ class DifferenceInfo(Record):
     training: TrainingCurve | None = None
 
 
+class GradedCounts(Record):
+    """Annotated latents of one side with a graded weight above 0: how many, their total weight, their effective number."""
+
+    latents: int
+    weight: float
+    effective_n: float | None
+
+
 class LatentCounts(Record):
     """How many latents of one side are specific, shifted and annotated."""
 
@@ -134,6 +142,7 @@ class LatentCounts(Record):
     none: int
     failed: int
     effective_n: float | None = None
+    graded: GradedCounts | None = None
 
 
 class Latents(Record):
@@ -152,11 +161,13 @@ class CountShare(Record):
 
 
 class GradedShare(Record):
-    """Class shares (percent) when latents count by graded weight instead of by threshold."""
+    """Class shares (percent) when latents count by graded weight instead of by threshold; ``n_*``: the class's latents."""
 
     base: float | None
     tuned: float | None
     diff: Estimate
+    n_base: int | None = None
+    n_tuned: int | None = None
 
 
 class ActivationChange(Record):

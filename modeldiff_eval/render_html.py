@@ -51,6 +51,7 @@ def environment() -> Environment:
         "digits": view.benchmark_digits,
         "tone": lambda verdict: _TONE[verdict],
         "pieces": view.pieces,
+        "graded_n": view.graded_n,
     }
     env.tests["share_only"] = text.share_only
     env.globals |= {"absent": text.ABSENT, "max_examples": view.MAX_EXAMPLES}
@@ -85,6 +86,7 @@ def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Seq
         ],
         "class_scale": class_scale,
         "activation_scale": activation_scale,
+        "graded_scale": view.graded_scale(card.classes),
         "share_only_rows": [row.code for row in card.classes if text.share_only(row) and row.verdict != "not covered"],
         "arena_scale": scale([e for row in arena_rows for e in (row.delta, row.delta_style)], wanted=3),
         "benchmark_groups": view.benchmark_groups(card.benchmarks),

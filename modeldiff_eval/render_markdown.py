@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, Estimate, ModelInfo
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_text import VERDICT_TEXT, arrow, compact, interval, markdown, number, p_value, percent
-from modeldiff_eval.render_view import benchmark_delta, benchmark_range
+from modeldiff_eval.render_view import benchmark_delta, benchmark_range, graded_n
 
 LIMIT = 65_536
 """Characters GitHub accepts in one comment."""
@@ -88,7 +88,7 @@ def _with_range(estimate: Estimate | None, digits: int = 1) -> str:
     return f"{shown} ({interval(estimate, digits)})"
 
 
-def _row(row: ClassRow, *, activation: bool) -> list[str]:
+def _row(row: ClassRow, *, graded: bool, activation: bool) -> list[str]:
     cells = [
         f"{row.code} {markdown(row.name, limit=100)}",
         f"{row.base.count} \u2192 {row.tuned.count}",
@@ -96,6 +96,10 @@ def _row(row: ClassRow, *, activation: bool) -> list[str]:
         p_value(row.p_adjusted),
         VERDICT_TEXT[row.verdict],
     ]
+    if graded:
+        cells.append(
+            "not measured" if row.graded is None else f"{_with_range(row.graded.diff)}, {graded_n(row.graded)}"
+        )
     if activation:
         change = row.activation
         shown = "not measured" if change is None else f"{_with_range(change.change)} {VERDICT_TEXT[change.verdict]}"
@@ -105,10 +109,13 @@ def _row(row: ClassRow, *, activation: bool) -> list[str]:
 
 def _class_table(rows: Sequence[ClassRow], first: str) -> str:
     activation = any(row.activation is not None for row in rows)
+    graded = any(row.graded is not None for row in rows)
     header = [first, "Latents", "\u0394 points (95 %)", "p adj.", "Verdict"]
+    if graded:
+        header.append("Graded \u0394 points (95 %)")
     if activation:
         header.append("Activation \u0394 % (95 %)")
-    return _table(header, (_row(row, activation=activation) for row in rows))
+    return _table(header, (_row(row, graded=graded, activation=activation) for row in rows))
 
 
 def _classes(card: Card) -> str:
@@ -192,13 +199,23 @@ def _trust(card: Card) -> str:
             number(c.l0, 1),
             percent(c.dead_share),
             number(c.tokens, 0),
+            "not measured" if c.seed_agreement is None else number(c.seed_agreement, 2),
         )
         for c in card.crosscoders
     ]
     if not rows:
         return "Crosscoder: not listed"
-    table = _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens"), rows)
-    return "\n".join([table, "", *map(_training, card.crosscoders)])
+    table = _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens", "Seed agreement"), rows)
+    return "\n".join([table, "", _latent_counts(card), *map(_training, card.crosscoders)])
+
+
+def _latent_counts(card: Card) -> str:
+    sides = []
+    for name, side in (("base", card.latents.base), ("tuned", card.latents.tuned)):
+        shifted = "shifted not measured" if side.shifted is None else f"{number(side.shifted, 0)} shifted"
+        sides.append(f"{number(side.specific, 0)} specific and {shifted} in {name}")
+    rate = "not measured" if card.latents.null_rate is None else percent(card.latents.null_rate, 2)
+    return f"- Latents: {'; '.join(sides)}; null rate {rate}."
 
 
 def _training(crosscoder: CrosscoderInfo) -> str:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modeldiff_eval.records import ArenaRow, BenchmarkRow, Card, ClassRow, Estimate, Example, TopLatent, Verdict
+from modeldiff_eval.records import (
+    ArenaRow,
+    BenchmarkRow,
+    Card,
+    ClassRow,
+    Estimate,
+    Example,
+    GradedShare,
+    TopLatent,
+    Verdict,
+)
 from modeldiff_eval.render_scale import Mark, Scale, plain_scale, scale
 from modeldiff_eval.render_text import compact, cut, interval, number, p_value
 
@@ -71,6 +81,19 @@ def class_scales(rows: Sequence[ClassRow]) -> tuple[Scale, Scale | None]:
     """Scales of the share differences and, when any row has one, of the activation changes."""
     shifts = [row.activation.change for row in rows if row.activation is not None]
     return scale([row.diff for row in rows]), scale(shifts) if shifts else None
+
+
+def graded_n(share: GradedShare) -> str:
+    """``12 → 30 latents``: how many latents of the class carry weight on each side."""
+    if share.n_base is None or share.n_tuned is None:
+        return "n not listed"
+    return f"{number(share.n_base, 0)} \u2192 {number(share.n_tuned, 0)} latents"
+
+
+def graded_scale(rows: Sequence[ClassRow]) -> Scale | None:
+    """Scale of the differences by graded weight, None where no row has one."""
+    found = [row.graded.diff for row in rows if row.graded is not None]
+    return scale(found) if found else None
 
 
 def class_tile(card: Card, *, up: bool) -> Tile:

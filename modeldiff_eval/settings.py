@@ -78,6 +78,8 @@ class Settings(Record):
     """Held-out tokens of the numerical null control (base in another precision); 0 leaves it out."""
     draws: int = Field(10_000, ge=100)
     seed: int = 0
+    seeds: int = Field(1, ge=1)
+    """Crosscoders trained for each pair, with the seeds ``seed``, ``seed`` + 1, …; the card is of the first."""
     device: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     trust_remote_code: bool = False
@@ -154,6 +156,10 @@ def make_settings(
         raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
     if settings.k > settings.latents:
         raise SettingsError(f"k = {settings.k} exceeds the number of latents, {settings.latents}.")
+    if settings.seeds > 1 and settings.crosscoder:
+        raise SettingsError(
+            f"--seeds {settings.seeds} trains several crosscoders, but --crosscoder gives trained ones: leave one of the two out."
+        )
     return settings, {name: origin.get(name, "default") for name in Settings.model_fields}
 
 

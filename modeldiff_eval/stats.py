@@ -181,7 +181,7 @@ def interval_p(value: Estimate) -> float | None:
     return float(2 * norm.sf(abs(value.value) * Z / half))
 
 
-def effective_n(sizes: NDArray[np.int64]) -> float | None:
+def effective_n(sizes: NDArray[np.int64] | FloatArray) -> float | None:
     """``(sum m)^2 / sum m^2`` of family sizes m on one side: how many equal families would carry as much.
 
     ``None`` when there is no latent. Latents that are each their own family give their number.

@@ -156,6 +156,57 @@ def share_shifts(
     )
 
 
+def over_seeds(
+    rows: Sequence[ClassRow],
+    sides: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    draws: int = DRAWS,
+    rng: np.random.Generator,
+) -> tuple[list[ClassRow], list[FloatArray]]:
+    """Rows whose interval of ``diff`` also covers the choice of a crosscoder's seed: a seed is drawn, then families within it.
+
+    Args:
+        rows: the first seed's, from :func:`share_shifts`.
+        sides: for every seed, the first among them, (base labels, tuned labels, base families, tuned families).
+        draws: resamples in all, as many from each seed.
+
+    Returns:
+        The rows, and every seed's own differences [groups] in points. Values and p stay the first seed's; no interval gets
+        narrower, the simultaneous one is stretched to hold it, and a verdict is unclear where the interval holds 0. A seed
+        without annotated specific latents on both sides has no shares: it gives NaN and is left out of the interval.
+    """
+    n, values, pool = len(rows), list[FloatArray](), list[FloatArray]()
+    for (base_labels, tuned_labels, base_families, tuned_families), own in zip(
+        sides, rng.spawn(len(sides)), strict=True
+    ):
+        base = _labels(base_labels, base_families, n, "base")
+        tuned = _labels(tuned_labels, tuned_families, n, "tuned")
+        base_rows, tuned_rows = _memberships(base, tuned, n)
+        if not base_rows.sum() or not tuned_rows.sum():
+            values.append(np.full(n, np.nan))
+            continue
+        shares = [100 * table.sum(axis=0)[:-1] / table.sum() for table in (base_rows, tuned_rows)]
+        values.append(shares[1] - shares[0])
+        each = max(1, draws // len(sides))
+        pool.append(_posterior(_compress(base_rows, tuned_rows), base_rows, tuned_rows, draws=each, rng=own).diff)
+    if len(pool) < 2 or any(row.diff.value is None for row in rows):
+        return list(rows), values
+    low, high = np.quantile(np.concatenate(pool), (_TAIL[0], _TAIL[2]), axis=0)
+    return [_widened(row, low[g], high[g]) for g, row in enumerate(rows)], values
+
+
+def _widened(row: ClassRow, low: float, high: float) -> ClassRow:
+    def hull(own: Estimate) -> Estimate:
+        bounds = [low if own.low is None else min(low, own.low), high if own.high is None else max(high, own.high)]
+        return estimate(own.value if own.value is not None else np.nan, *bounds)
+
+    diff = hull(row.diff)
+    holds = diff.low is not None and diff.high is not None and diff.low <= 0 <= diff.high
+    joint = None if row.diff_simultaneous is None else hull(row.diff_simultaneous)
+    judged = "unclear" if holds and row.verdict in ("up", "down") else row.verdict
+    return row.model_copy(update={"diff": diff, "diff_simultaneous": joint, "verdict": judged})
+
+
 def _simultaneous(shift: Estimate, low: float, high: float) -> Estimate | None:
     if shift.value is None or not np.isfinite(low):
         return None

@@ -25,6 +25,7 @@ from modeldiff_eval.errors import (
     OutputError,
     SettingsError,
 )
+from modeldiff_eval.graded import Shifted
 from modeldiff_eval.progress import Advance, Reporter
 from modeldiff_eval.records import Card
 from modeldiff_eval.render import pdf_available, render
@@ -182,6 +183,64 @@ def test_a_perturbed_model_moves_activations(direct: Any) -> None:
     shift = direct.latents.loc[direct.latents["model"] == "base", "shift"]
     assert shift.abs().max() > 0.05
     assert any(row.activation and row.activation.change.value for row in direct.card.classes)
+
+
+def test_graded_weights_are_in_table_and_card(direct: Any) -> None:
+    table, counts = direct.latents, direct.card.latents
+    high = table["nu_error_high"].to_numpy(dtype=float)
+    np.testing.assert_allclose(table["graded_weight"], np.where(np.isnan(high), 0, np.maximum(0, 1 - high)))
+    assert table["shifted"].isna().all()
+    assert (counts.base.shifted, counts.null_rate) == (None, None)
+    for side, own in (("base", counts.base.graded), ("tuned", counts.tuned.graded)):
+        assert own is not None
+        rows = table[(table["model"] == side) & (table["graded_weight"] > 0) & table["annotation_failure"].isna()]
+        assert own.latents == len(rows) > 0
+        assert own.weight == pytest.approx(rows["graded_weight"].sum(), abs=1e-5)
+    for row in direct.card.classes:
+        assert row.graded is None or row.graded.diff.low <= row.graded.diff.value <= row.graded.diff.high
+    assert any("Graded shares" in line for line in direct.card.caveats)
+
+
+def test_two_seeds_give_their_agreement_and_keep_the_first_crosscoder(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path
+) -> None:
+    two = run(base_model, tuned_model, seeds=2)
+    assert notes(two)["trained"] == ["(base, tuned)"]  # The first seed's is the one of the plain run.
+    (info,) = two.card.crosscoders
+    assert 0 <= info.seed_agreement <= 1
+    assert direct.card.crosscoders[0].seed_agreement is None
+    assert info.model_copy(update={"seed_agreement": None}) == direct.card.crosscoders[0]
+    pd.testing.assert_frame_equal(two.latents, direct.latents)
+    names = {path.name for path in (two.out / "crosscoders").iterdir()}
+    assert names == {"base--tuned", "base--tuned--seed-1"}
+    said = " ".join(two.card.caveats)
+    assert "Seed agreement of (base, tuned)" in said
+    assert "Annotated specific latents by seed" in said
+    for one, other in zip(direct.card.classes, two.card.classes, strict=True):
+        assert other.diff.value == one.diff.value
+        if one.diff.value is not None:
+            assert other.diff.low <= one.diff.low
+            assert other.diff.high >= one.diff.high
+
+
+def test_a_null_control_fills_the_shifted_counts(
+    run: Runner, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_side = analysis.make_side
+
+    def controlled(work: Any, role: str, measured: Any, claim: int, shift: Any) -> Any:
+        high = measured.nu[claim].error_high
+        null = Shifted(high < 0.9, rate=0.01 if role == "base" else 0.02, threshold=0.9, delta=0.1)
+        return make_side(work, role, measured, claim, shift, null)
+
+    monkeypatch.setattr(analysis, "make_side", controlled)
+    card = (made := run(base_model, tuned_model)).card
+    assert card.latents.null_rate == 0.02
+    for side, counts in (("base", card.latents.base), ("tuned", card.latents.tuned)):
+        own = made.latents[made.latents["model"] == side]
+        assert counts.shifted == int((own["nu_error_high"] < 0.9).sum())
+    assert f"{card.latents.tuned.shifted} latents of tuned are shifted" in card.headline
+    assert f"{card.latents.tuned.shifted} shifted in tuned" in (made.out / "card.md").read_text()
 
 
 def test_a_second_run_does_nothing_twice_and_says_the_same(

@@ -169,3 +169,13 @@ def test_a_stand_in_is_for_the_paper_without_models_only(tmp_path: Path) -> None
     )
     with pytest.raises(SettingsError, match="missing"):
         make_settings({}, environ={}, stand_in="some model")
+
+
+def test_seeds_below_one_and_seeds_of_a_given_crosscoder_are_refused() -> None:
+    models = {"base": "X", "tuned": "Y"}
+    with pytest.raises(SettingsError, match="seeds"):
+        make_settings(models | {"seeds": 0}, environ={})
+    with pytest.raises(SettingsError, match="--seeds 3 trains several crosscoders"):
+        make_settings(models | {"seeds": 3, "crosscoder": ("cc",)}, environ={})
+    assert make_settings(models | {"seeds": 1, "crosscoder": ("cc",)}, environ={})[0].seeds == 1
+    assert "--seeds 3" in command_line(make_settings(models | {"seeds": 3}, environ={})[0])
