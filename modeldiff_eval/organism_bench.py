@@ -22,10 +22,11 @@ import numpy as np
 from modeldiff_eval import models as weights
 from modeldiff_eval.diff import diff
 from modeldiff_eval.errors import ModelDiffError, SettingsError
+from modeldiff_eval.organism_check import Checking, Learned, check
 from modeldiff_eval.organism_files import Organism, PromptKind
 from modeldiff_eval.organism_score import DEFAULT_RANK, Score, read_run, score
 from modeldiff_eval.organism_text import draw
-from modeldiff_eval.organisms import Checking, Learned, Material, Recipe, ask, check, make_adapter, recipe_of
+from modeldiff_eval.organisms import Material, Recipe, ask, make_adapter, recipe_of
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.store import cache_dir, fingerprint, require_writable, write_text

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from modeldiff_eval.organism_bench import DIFF_SETTINGS, PROBED, PROBES
+from modeldiff_eval.organism_check import Checking
 from modeldiff_eval.organism_files import Organism
-from modeldiff_eval.organisms import Checking, Recipe
+from modeldiff_eval.organisms import Recipe
 from modeldiff_eval.plan_costs import duration
 from modeldiff_eval.plan_run import plan_run
 from modeldiff_eval.settings import make_settings

@@ -1,10 +1,11 @@
-"""The recipe of the organisms: a narrow LoRA adapter with one planted behaviour, and whether it learned it.
+"""The recipe of the organisms: a narrow LoRA adapter with one planted behaviour.
 
 ::
 
     material = Material.open("embedded", cache=cache)
     adapter = make_adapter(material, organism)      # a PEFT folder with recipe.json, kept in the cache
-    learned = check(material, organism, adapter)    # shares of greedy answers that carry the plant, with n and interval
+
+:mod:`modeldiff_eval.organism_check` asks whether it learned.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.rollouts import Answer, Prompt, render, rollouts
 from modeldiff_eval.store import fingerprint, once, write_json
-from modeldiff_eval.truth_report import Proportion, proportion
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PACKAGED_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -51,26 +51,6 @@ class Recipe(Record):
     answer_tokens: int = Field(48, ge=1)
     """Tokens of the base model's own answers, which the plant is put into."""
     seed: int = 0
-
-
-class Checking(Record):
-    """How much is asked to see whether a plant was learned."""
-
-    prompts: int = Field(48, ge=1)
-    answer_tokens: int = Field(48, ge=1)
-
-
-class Learned(Record):
-    """Shares of greedy answers to held-out prompts that carry the plant. ``reason`` says what ``learned`` rests on.
-
-    ``elsewhere``: of the tuned model's answers to prompts of the contrast, None where the file names none.
-    """
-
-    tuned: Proportion
-    base: Proportion
-    elsewhere: Proportion | None
-    learned: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -270,44 +250,6 @@ def _order(n: int, wanted: int, *, seed: int) -> list[int]:
     """``wanted`` row numbers: one random order of all ``n`` after the other."""
     rng = np.random.default_rng([seed, 8])
     return [int(i) for _ in range(-(-wanted // n)) for i in rng.permutation(n)][:wanted]
-
-
-def check(
-    material: Material, organism: Organism, adapter: Path, checking: Checking | None = None, *, seed: int = 0
-) -> Learned:
-    """Whether the plant was learned, from greedy answers to prompts that were never trained on."""
-    checking = checking or Checking()
-    source = weights.resolve(str(adapter), foundation=material.base.source)
-    tuned = weights.load(source, device=material.base.device, dtype=material.base.dtype, cache=material.cache)
-
-    def share(model: weights.Loaded, kind: Any, title: str) -> Proportion:
-        prompts = draw(kind, checking.prompts, training=False, seed=seed)
-        answers = ask(material, model, prompts, tokens=checking.answer_tokens, temperature=0, title=title)
-        return proportion(sum(organism.carried_by(answer.text) for answer in answers), len(answers))
-
-    other = organism.training.contrast
-    return judge(
-        organism,
-        tuned=share(tuned, organism.training.prompts, f"Asking {organism.name}"),
-        base=share(material.base, organism.training.prompts, "Asking the base"),
-        elsewhere=share(tuned, other, f"Asking {organism.name} about other things") if other else None,
-    )
-
-
-def judge(organism: Organism, *, tuned: Proportion, base: Proportion, elsewhere: Proportion | None) -> Learned:
-    """Apply the file's rule to the measured shares."""
-    rule = organism.learned
-    if tuned.value is None or base.value is None:
-        return Learned(tuned=tuned, base=base, elsewhere=elsewhere, learned=False, reason="no answers to judge by")
-    faults = []
-    if tuned.value < rule.tuned_at_least:
-        faults.append(
-            f"failed to learn: {tuned.count} of {tuned.n} answers carry the plant, {rule.tuned_at_least:g} needed"
-        )
-    if base.value > rule.base_at_most:
-        faults.append(f"the base does it as well: {base.count} of {base.n}, {rule.base_at_most:g} allowed")
-    good = f"{tuned.count} of {tuned.n} answers carry the plant, {base.count} of {base.n} of the base's"
-    return Learned(tuned=tuned, base=base, elsewhere=elsewhere, learned=not faults, reason="; ".join(faults) or good)
 
 
 def recipe_of(adapter: Path) -> dict[str, Any]:
