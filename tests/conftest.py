@@ -33,6 +33,8 @@ jaxtyping.install_import_hook(
             "truth_methods",
             "truth_score",
             "token_kinds",
+            "lens",
+            "probing",
         )
     ],
     "beartype.beartype",
