@@ -92,7 +92,7 @@ def probing(
     diff = _estimate(means[1] - means[0], spread[1] - spread[0])
     said = (
         f"Probing would have said: {len(rows)} categories can be read from base with a mean AUC of {means[0]:.3f} and from tuned with "
-        f"{means[1]:.3f} (difference {means[1] - means[0]:+.3f}, 95 % {_range(diff)}). "
+        f"{means[1]:.3f} (difference {_signed(float(means[1] - means[0]))}, 95 % {_range(diff)}). "
         f"{_moved(rows, 'categories')} {_moved(class_rows, 'classes')}"
     )
     return ProbingPanel(
@@ -101,12 +101,18 @@ def probing(
     )  # fmt: skip
 
 
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\u2212")
+
+
 def _range(value: Estimate) -> str:
-    return "not defined" if value.low is None or value.high is None else f"{value.low:+.3f} to {value.high:+.3f}"
+    return (
+        "not defined" if value.low is None or value.high is None else f"{_signed(value.low)} to {_signed(value.high)}"
+    )
 
 
 def _moved(rows: Sequence[ProbeRow], what: str) -> str:
-    moved = [f"{row.code} {row.name} ({row.diff.value or 0:+.3f})" for row in rows if row.verdict != "unclear"]
+    moved = [f"{row.code} {row.name} ({_signed(row.diff.value or 0.0)})" for row in rows if row.verdict != "unclear"]
     names = f": {', '.join(moved[:4])}{' and others' if moved[4:] else ''}" if moved else ""
     return f"After Benjamini-Hochberg {len(moved) or 'none'} of {len(rows)} {what} read{'s' if len(moved) < 2 else ''} differently{names}."
 
