@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit, seeds
+from modeldiff_eval import analysis, fit, panels, seeds
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
@@ -156,6 +156,11 @@ def diff(
     graded = analysis.graded_view(sides, groups, draws=min(settings.draws, DRAWS), seed=settings.seed)
     ws.timed(work, "latents", start)
 
+    # What simpler methods say about the same tokens.
+    start = time.monotonic()
+    simpler = panels.measure_panels(work, measured_text, kept, rows, taxonomy)
+    ws.timed(work, "panels", start)
+
     # Evidence from outside.
     start = time.monotonic()
     outside = gather_evidence(work)
@@ -189,7 +194,7 @@ def diff(
         ],
         versions=_versions(),
         created=created,
-    )
+    ).model_copy(update=simpler)
     dictionaries = [*measured, *whole] if differences else measured
     return _write(work, card, table, dictionaries, outside, out, key, started)
 

@@ -280,6 +280,72 @@ class TopLatent(Record):
     examples: list[Example] = []
 
 
+class ProbeRow(Record):
+    """One class or category told from all others by a linear probe: ROC AUC on ``n`` held-out documents, ``positives`` of them of it."""
+
+    code: str
+    name: str
+    n: int
+    positives: int
+    base: Estimate
+    tuned: Estimate
+    diff: Estimate
+    p: float | None
+    p_adjusted: float | None
+    verdict: Verdict
+
+
+class ProbingPanel(Record):
+    """What linear probes on either model's activations of the same documents say; intervals are over held-out prompts."""
+
+    said: str
+    layer: int
+    pooling: str
+    documents_train: int
+    documents_heldout: int
+    prompts_heldout: int
+    base: Estimate
+    """Mean AUC over the categories."""
+    tuned: Estimate
+    diff: Estimate
+    classes: list[ProbeRow]
+    categories: list[ProbeRow]
+
+
+class LensToken(Record):
+    """A token that the mean difference promotes or demotes; ``score`` is in logits above those of the average token."""
+
+    token: str
+    score: Estimate
+    p_adjusted: float
+
+
+class LensScope(Record):
+    """The mean of tuned minus base over the first ``positions`` tokens of every answer, or over all of them (None)."""
+
+    positions: int | None
+    tokens: int
+    documents: int
+    prompts: int
+    norm: Estimate
+    """Length of the mean difference, what chance alone adds to it taken off."""
+    share: Estimate
+    """The same in percent of the mean length of base's residual there."""
+    null_norm: float
+    """Length that 95 % of the differences with random signs stay below, nothing taken off."""
+    p: float
+    up: list[LensToken]
+    down: list[LensToken]
+
+
+class LensPanel(Record):
+    """The training-free activation-difference lens: the mean residual difference in words."""
+
+    layer: int
+    draws: int
+    scopes: list[LensScope]
+
+
 class Coverage(Record):
     """Tokens of the corpus by language and by category code."""
 
@@ -334,7 +400,8 @@ class Card(Record):
     benchmarks: list[BenchmarkRow] = []
     agreement: list[AgreementRow] = []
     causal: dict[str, Any] | None = None
-    probing: dict[str, Any] | None = None
+    probing: ProbingPanel | None = None
+    lens: LensPanel | None = None
     annotation_quality: dict[str, Any] | None = None
     coverage: Coverage | None = None
     not_significant: list[str]

@@ -123,7 +123,6 @@ def _extras(card: Card) -> list[tuple[str, str]]:
     slots = (
         ("Annotation quality", card.annotation_quality),
         ("Causal check", card.causal),
-        ("Probing", card.probing),
     )
     return [(name, "not measured" if slot is None else _plain(slot)) for name, slot in slots]
 

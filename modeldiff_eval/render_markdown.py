@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, Estimate, ModelInfo
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
+from modeldiff_eval.render_panels import simpler
 from modeldiff_eval.render_text import VERDICT_TEXT, arrow, compact, interval, markdown, number, p_value, percent
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, graded_n
 
@@ -22,6 +23,7 @@ def render_markdown(card: Card) -> str:
         (4, _categories(card)),
         (2, _weak(card)),
         (5, _latents(card)),
+        (4, simpler(card)),
         (3, _trust(card)),
         (1, _bullets("Caveats", card.caveats)),
         (3, _reproduce(card)),

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from modeldiff_eval.records import ActivationChange, Card, Estimate, Verdict
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
+from modeldiff_eval.render_panels import terminal_lines
 from modeldiff_eval.render_scale import Scale
 from modeldiff_eval.render_text import VERDICT_TEXT, compact, interval, number, visible
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, class_scales, verdict_line
@@ -52,6 +53,9 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
     for block in (_elo(card, ascii_only), _benchmarks(card, ascii_only)):
         console.print()
         console.print(block, highlight=False)
+    for line in terminal_lines(card):
+        console.print()
+        show(Text(line))
     console.print()
     for name, path in paths.items():
         # One path is one line whatever the width, so that it can be copied and clicked.

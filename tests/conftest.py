@@ -35,6 +35,9 @@ jaxtyping.install_import_hook(
             "truth_rules",
             "truth_methods",
             "truth_score",
+            "token_kinds",
+            "lens",
+            "probing",
         )
     ],
     "beartype.beartype",

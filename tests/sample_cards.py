@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import sample_panels
 
 from modeldiff_eval.records import Card, Verdict
 
@@ -315,7 +316,8 @@ def full_card(*, hostile: bool = True, activation: bool = True) -> Card:
                 },
             ],
             "causal": {"kl_restored": 0.41, "note": bad("patching the specific latents", HOSTILE)},
-            "probing": {"accuracy": 0.9, "baseline": None},
+            "probing": sample_panels.probing(bad("Probing would have said: little.", HOSTILE)),
+            "lens": sample_panels.lens(bad(" sorry", HOSTILE), bad("\n", BIDI)),
             "annotation_quality": {"detection": 0.71, "fuzzing": 0.66},
             "coverage": {
                 "languages": [{"language": "en", "tokens": 120_000}, {"language": bad("ko", BIDI), "tokens": 900}],
