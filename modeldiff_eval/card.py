@@ -18,6 +18,7 @@ from modeldiff_eval.records import (
     Arena,
     BenchmarkRow,
     Card,
+    CausalPanel,
     ClassRow,
     Coverage,
     CrosscoderInfo,
@@ -74,6 +75,7 @@ def build_card(
     caveats: Sequence[str],
     versions: dict[str, str],
     created: str | None = None,
+    causal: CausalPanel | None = None,
 ) -> Card:
     """The whole card.
 
@@ -117,6 +119,7 @@ def build_card(
         arena=outside.arena,
         benchmarks=outside.benchmarks,
         agreement=_agreement(rows, outside),
+        causal=causal,
         coverage=coverage,
         not_significant=[
             *_flat_activation(rows["classes"]),

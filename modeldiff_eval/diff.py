@@ -28,6 +28,7 @@ from modeldiff_eval import analysis, fit
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
+from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.models import Loaded, Source, public_name
@@ -139,6 +140,15 @@ def diff(
     }
     ws.timed(work, "latents", start)
 
+    # Causes: what tuned does with its latents taken out of it.
+    start = time.monotonic()
+    causal, causal_notes = None, list[str]()
+    if settings.causal or settings.causal_tasks:
+        norms = {role: found.norms for role, found in rows.items()}
+        classes = {c.code: c.name for c in taxonomy.classes}
+        causal, causal_notes = causal_stage(work, measured_text, coders[-1].crosscoder, table, classes, norms)
+    ws.timed(work, "causes", start)
+
     # Evidence from outside.
     start = time.monotonic()
     outside = gather_evidence(work)
@@ -154,12 +164,14 @@ def diff(
         evidence={side.role: side.measured.evidence for side in sides},
         activation=activation,
         outside=outside,
+        causal=causal,
         taxonomy=taxonomy,
         coverage=measured_text.coverage(),
         corpus_key=corpus.key,
         tokens=corpus.tokens,
         caveats=[
             *_corpus_caveats(settings, material, coders),
+            *causal_notes,
             *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
         ],
         versions=_versions(),

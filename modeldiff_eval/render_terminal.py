@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeldiff_eval.records import ActivationChange, Card, Estimate, Verdict
+from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_scale import Scale
 from modeldiff_eval.render_text import VERDICT_TEXT, compact, interval, number, visible
@@ -52,6 +53,10 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
     for block in (_elo(card, ascii_only), _benchmarks(card, ascii_only)):
         console.print()
         console.print(block, highlight=False)
+    if card.causal is not None:
+        console.print()
+        for line in causal_lines(card.causal, short=True):
+            show(Text(visible(line, limit=600)))
     console.print()
     for name, path in paths.items():
         # One path is one line whatever the width, so that it can be copied and clicked.
