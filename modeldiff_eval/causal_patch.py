@@ -218,7 +218,10 @@ class LivePatch:
             assistant_tokens(row, self._markers, bos=self._tuned.tokenizer.bos_token_id) for row in self._ids.numpy()
         ]
         self._places = torch.stack([torch.from_numpy(row) for row in rows])[:, length:]
-        self._beside = self._read(ids, kwargs, past is not None)
+        caching = past is not None or bool(kwargs.get("use_cache"))
+        if length and self._cache is None:
+            raise ModelError("A patched model was given a key-value cache that was filled before it was patched.")
+        self._beside = self._read(ids, kwargs, caching)
 
     def _read(self, ids: Tensor, kwargs: dict[str, Any], caching: bool) -> Tensor:
         """The other model's residual of the same tokens after block ``layer``."""
