@@ -23,6 +23,8 @@ from modeldiff_eval.models import Loaded, blocks
 from modeldiff_eval.turns import Markers, assistant_tokens
 
 Variant = Literal["out", "into"]
+_CACHES = ("cache", "past_key_values")
+"""What transformers calls a key-value cache, the newer name first."""
 VARIANTS: tuple[Variant, ...] = ("out", "into")
 
 
@@ -208,20 +210,27 @@ class LivePatch:
             raise ModelError(
                 f"{self._tuned.source.name} was run on something else than token ids, so it cannot be patched."
             )
-        past = kwargs.get("past_key_values")
+        past = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
         length = int(past.get_seq_length()) if past is not None else 0
+        caching = past is not None or bool(kwargs.get("use_cache"))
         if length == 0:
             self._ids, self._cache = ids.cpu(), None
+        elif self._cache is None or self._ids.shape[1] < length:
+            raise ModelError("A patched model was given a key-value cache that was filled before it was patched.")
         else:
             self._ids = torch.cat([self._ids[:, :length], ids.cpu()], dim=1)
-        rows = [
-            assistant_tokens(row, self._markers, bos=self._tuned.tokenizer.bos_token_id) for row in self._ids.numpy()
-        ]
-        self._places = torch.stack([torch.from_numpy(row) for row in rows])[:, length:]
-        caching = past is not None or bool(kwargs.get("use_cache"))
-        if length and self._cache is None:
-            raise ModelError("A patched model was given a key-value cache that was filled before it was patched.")
+        self._places = self._assistant(kwargs.get("attention_mask"))[:, length:]
         self._beside = self._read(ids, kwargs, caching)
+
+    def _assistant(self, mask: object) -> Bool[Tensor, "batch tokens"]:
+        """Which of the tokens so far the assistant wrote; padding on the left is none of them."""
+        places = torch.zeros(self._ids.shape, dtype=torch.bool)
+        bos = self._tuned.tokenizer.bos_token_id
+        for row, ids in enumerate(self._ids.numpy()):
+            padded = isinstance(mask, Tensor) and mask.shape == self._ids.shape
+            start = int(mask[row].long().argmax()) if padded and isinstance(mask, Tensor) else 0
+            places[row, start:] = torch.from_numpy(assistant_tokens(ids[start:], self._markers, bos=bos))
+        return places
 
     def _read(self, ids: Tensor, kwargs: dict[str, Any], caching: bool) -> Tensor:
         """The other model's residual of the same tokens after block ``layer``."""
@@ -229,27 +238,27 @@ class LivePatch:
 
         model = self._other.model
         inner = model.get_decoder() if hasattr(model, "get_decoder") else model
-        if caching and self._cache is None:
-            self._cache = DynamicCache(config=model.config)
+        passed: dict[str, Any] = {
+            name: kwargs[name].to(self._other.device)
+            for name in ("attention_mask", "position_ids")
+            if isinstance(kwargs.get(name), Tensor)
+        }
+        if caching:
+            if self._cache is None:
+                self._cache = DynamicCache(config=model.config)
+            known = inspect.signature(inner.forward).parameters
+            passed[next((name for name in _CACHES if name in known), _CACHES[-1])] = self._cache
         caught: list[Tensor] = []
 
         def catch(_module: object, _inputs: object, output: Any) -> None:
             caught.append(_hidden(output, self._other.source.name))
             raise _StopForward
 
-        passed = {
-            name: kwargs[name].to(self._other.device)
-            for name in ("attention_mask", "position_ids")
-            if isinstance(kwargs.get(name), Tensor)
-        }
         self._busy = True
         handle = hooked_block(self._other, self._layer).register_forward_hook(catch)
         try:
             with torch.inference_mode(), contextlib.suppress(_StopForward):
-                inner(
-                    input_ids=ids.to(self._other.device), use_cache=caching,
-                    past_key_values=self._cache if caching else None, **passed,
-                )  # fmt: skip
+                inner(input_ids=ids.to(self._other.device), use_cache=caching, **passed)
         finally:
             handle.remove()
             self._busy = False

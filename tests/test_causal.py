@@ -387,7 +387,8 @@ def test_layers_that_cannot_be_hooked_are_refused() -> None:
 
 
 def test_answers_side_by_side_are_made_once(tmp_path: Path) -> None:
-    stage = causal_live.Stage(pair(), 0, None, (1e9, 1e9), None, 0)
+    template = "{% for m in messages %}{{ m.content }}: {% endfor %}"  # no BOS, which would keep the plant
+    stage = causal_live.Stage(pair(), 0, None, (1e9, 1e9), template, 0)
     patch = Patch(dictionary(), torch.tensor([0]))
     rows = causal_live.texts(stage, patch, folder=tmp_path, reporter=Reporter())
     assert len(rows) == causal_live.PROMPTS
@@ -395,7 +396,7 @@ def test_answers_side_by_side_are_made_once(tmp_path: Path) -> None:
     assert any(row.differs for row in rows)
     silent = causal_live.texts(stage, Patch(dictionary(), torch.tensor([1])), folder=tmp_path, reporter=Reporter())
     assert not any(row.differs for row in silent)
-    broken = causal_live.Stage((model(name="base"), model(name="tuned")), 0, None, (1e9, 1e9), None, 0)
+    broken = causal_live.Stage((model(name="base"), model(name="tuned")), 0, None, (1e9, 1e9), template, 0)
     assert causal_live.texts(broken, patch, folder=tmp_path, reporter=Reporter()) == rows
 
 
