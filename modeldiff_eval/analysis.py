@@ -496,6 +496,12 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
     return pd.concat(frames, ignore_index=True)
 
 
+def claimed_rows(table: pd.DataFrame, measured: Measured) -> pd.DataFrame:
+    """The rows of one dictionary, with latents numbered by their place in it."""
+    own = table[table["dictionary"] == measured.dictionary]
+    return own.assign(latent=own["latent"] - measured.offset)
+
+
 def joined(*tables: pd.DataFrame) -> pd.DataFrame:
     """Tables of the same columns below each other."""
     import pandas as pd

@@ -19,6 +19,7 @@ from modeldiff_eval.records import (
     Arena,
     BenchmarkRow,
     Card,
+    CausalPanel,
     ClassRow,
     Coverage,
     CrosscoderInfo,
@@ -87,6 +88,7 @@ def build_card(
     seed_tables: Sequence[pd.DataFrame] = (),
     nulls: Mapping[str, Shifted] | None = None,
     created: str | None = None,
+    causal: CausalPanel | None = None,
 ) -> Card:
     """The whole card.
 
@@ -144,6 +146,7 @@ def build_card(
         arena=outside.arena,
         benchmarks=outside.benchmarks,
         agreement=_agreement(rows, outside),
+        causal=causal,
         coverage=coverage,
         not_significant=[
             *_flat_activation(rows["classes"]),

@@ -104,6 +104,13 @@ def run(
     benchmarks: Annotated[
         str | None, typer.Option(help="Saved lm-eval results of both models instead of running tasks.")
     ] = None,
+    causal: Annotated[
+        bool | None,
+        typer.Option("--causal/--no-causal", help="Patch tuned's latents out of it: what do they cause? Minutes more."),
+    ] = None,
+    causal_tasks: Annotated[
+        str | None, typer.Option(help="lm-eval tasks to score the patched model on, comma-separated.")
+    ] = None,
     arena: Annotated[str | None, typer.Option(help="LMArena table without style control (JSON or CSV).")] = None,
     arena_style: Annotated[str | None, typer.Option(help="The same table with style control.")] = None,
     arena_names: Annotated[str | None, typer.Option(help="base,tuned as the table spells them.")] = None,
@@ -159,7 +166,8 @@ def run(
         "annotator": annotator, "annotate_top": annotate_top,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
-        "trust_remote_code": trust_remote_code or None, "title": title,
+        "trust_remote_code": trust_remote_code or None, "title": title, "causal": causal,
+        "causal_tasks": tuple(causal_tasks.split(",")) if causal_tasks else None,
         "log_to": tuple(log_to or ()) or None, "tasks": tuple(tasks.split(",")) if tasks else None,
     }  # fmt: skip
     settings, origin = make_settings(flags, config=config)
@@ -399,7 +407,9 @@ def cache_ls() -> None:
 
 @cache_app.command("rm")
 def cache_rm(
-    kind: Annotated[str, typer.Argument(help="activations, crosscoders, tokens, models, rollouts, benchmarks or all.")],
+    kind: Annotated[
+        str, typer.Argument(help="activations, crosscoders, tokens, models, rollouts, benchmarks, causal or all.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove one kind of entries, or all."""

@@ -28,6 +28,7 @@ from modeldiff_eval import analysis, fit, panels, seeds
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
+from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.graded import DRAWS
@@ -160,6 +161,21 @@ def diff(
     start = time.monotonic()
     simpler = panels.measure_panels(work, measured_text, kept, rows, taxonomy)
     ws.timed(work, "panels", start)
+    # Causes: what tuned does with its latents taken out of it.
+    start = time.monotonic()
+    causal, causal_notes = None, list[str]()
+    if settings.causal or settings.causal_tasks:
+        norms = {role: found.norms for role, found in rows.items()}
+        classes = {c.code: c.name for c in taxonomy.classes}
+        causal, causal_notes = causal_stage(
+            work,
+            measured_text,
+            measured[-1].pair.crosscoder,
+            analysis.claimed_rows(table, measured[-1]),
+            classes,
+            norms,
+        )
+    ws.timed(work, "causes", start)
 
     # Evidence from outside.
     start = time.monotonic()
@@ -183,6 +199,7 @@ def diff(
         graded=graded,
         nulls={side.role: side.null for side in sides if side.null},
         outside=outside,
+        causal=causal,
         taxonomy=taxonomy,
         coverage=measured_text.coverage(),
         corpus_key=corpus.key,
@@ -190,6 +207,7 @@ def diff(
         caveats=[
             *_corpus_caveats(settings, material, coders),
             *seeds.caveats(pairs, agreement, settings.seeds),
+            *causal_notes,
             *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
         ],
         versions=_versions(),

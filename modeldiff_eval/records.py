@@ -346,6 +346,102 @@ class LensPanel(Record):
     scopes: list[LensScope]
 
 
+class CausalMeasure(Record):
+    """What patching did to one figure (nats a token, patched minus as it is), beside matched random latents.
+
+    ``random``: mean over the draws, with the smallest and the largest draw for bounds. ``difference``: effect minus a
+    random set, its interval over documents and over which random set it is. The verdict is "down" or "up" only where the
+    intervals of effect and difference both exclude 0 on the same side.
+    """
+
+    effect: Estimate
+    random: Estimate
+    difference: Estimate
+    verdict: Verdict
+
+
+class CausalEffect(Record):
+    """``kl``: KL(tuned ‖ other) of the next token, down is towards the other model; ``nll`` of the text as it stands."""
+
+    kl: CausalMeasure
+    nll: CausalMeasure
+
+
+class CausalRow(Record):
+    """One set of latents, and the ``random`` ones matched to it.
+
+    ``fires`` and ``random_fires``: share of the patched tokens where one of them is active. ``out`` takes them out of tuned,
+    ``into`` puts the other model's share in their place; None where none is ever active.
+    """
+
+    name: str
+    kind: Literal["set", "class", "shifted", "latent"]
+    code: str | None = None
+    latents: list[int] = Field(min_length=1)
+    random: list[list[int]] = []
+    fires: float
+    random_fires: float | None
+    out: CausalEffect | None = None
+    into: CausalEffect | None = None
+
+
+class CausalTask(Record):
+    """One benchmark metric of tuned with the set taken out, minus tuned as it is, over the same documents.
+
+    ``random``: mean change over the random sets, with the smallest and the largest for bounds. The verdict also asks that
+    the change lies beyond all of them.
+    """
+
+    task: str
+    metric: str
+    n: int
+    tuned: float
+    patched: float
+    delta: Estimate
+    p_adjusted: float | None
+    random: Estimate
+    draws: int
+    verdict: Verdict
+
+
+class CausalText(Record):
+    """Greedy answers to one prompt: tuned, tuned with the set taken out, and the other model."""
+
+    prompt: str
+    tuned: str
+    patched: str
+    other: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether patching changed the answer."""
+        return self.tuned != self.patched
+
+
+class CausalPanel(Record):
+    """What happens when latents are patched out of the running tuned model at one layer, over assistant tokens.
+
+    ``kl`` is KL(tuned ‖ other) before anything is patched, ``nll`` tuned's own on the text; nats a token, intervals over
+    documents (those that answer one prompt count as one). ``chosen`` says how the main set was chosen; ``draws`` random
+    sets stand beside each row.
+    """
+
+    other: Literal["base", "anchor"]
+    chosen: Literal["specific", "nearest"]
+    layer: int
+    dtype: str
+    assistant_only: bool
+    documents: int
+    tokens: int
+    patched_tokens: int
+    draws: int
+    kl: Estimate
+    nll: Estimate
+    rows: list[CausalRow]
+    tasks: list[CausalTask] = []
+    texts: list[CausalText] = []
+
+
 class Coverage(Record):
     """Tokens of the corpus by language and by category code."""
 
@@ -402,6 +498,9 @@ class Card(Record):
     causal: dict[str, Any] | None = None
     probing: ProbingPanel | None = None
     lens: LensPanel | None = None
+
+    causal: CausalPanel | None = None
+    probing: dict[str, Any] | None = None
     annotation_quality: dict[str, Any] | None = None
     coverage: Coverage | None = None
     not_significant: list[str]

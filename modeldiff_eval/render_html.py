@@ -14,6 +14,7 @@ from markupsafe import Markup
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
 from modeldiff_eval.records import Card, Gate, Verdict
+from modeldiff_eval.render_causal import causal_view
 from modeldiff_eval.render_curve import training
 from modeldiff_eval.render_scale import scale
 from modeldiff_eval.resources import resource
@@ -100,6 +101,7 @@ def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Seq
         "latent_groups": view.latent_groups(card),
         "latents_left": max(0, len(card.top_latents) - view.MAX_LATENTS),
         "trainings": [training(crosscoder) for crosscoder in card.crosscoders],
+        "causal": causal_view(card.causal),
         "nu": nu,
         "languages": view.coverage_rows(card.coverage.languages) if card.coverage else [],
         "covered": view.coverage_rows(card.coverage.categories) if card.coverage else [],
@@ -120,11 +122,9 @@ def _rules(gate: Gate | None) -> list[Any]:
 
 def _extras(card: Card) -> list[tuple[str, str]]:
     """The reserved parts that later stages fill, as plain text; absent ones say so."""
-    slots = (
-        ("Annotation quality", card.annotation_quality),
-        ("Causal check", card.causal),
-    )
-    return [(name, "not measured" if slot is None else _plain(slot)) for name, slot in slots]
+    slots = (("Annotation quality", card.annotation_quality),)
+    absent = [("Causal check", "not measured")] if card.causal is None else []
+    return absent + [(name, "not measured" if slot is None else _plain(slot)) for name, slot in slots]
 
 
 def _plain(slot: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, Estimate, ModelInfo
+from modeldiff_eval.render_causal import causal_lines, causal_table
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import simpler
 from modeldiff_eval.render_text import VERDICT_TEXT, arrow, compact, interval, markdown, number, p_value, percent
@@ -23,6 +24,7 @@ def render_markdown(card: Card) -> str:
         (4, _categories(card)),
         (2, _weak(card)),
         (5, _latents(card)),
+        (2, _causal(card)),
         (4, simpler(card)),
         (3, _trust(card)),
         (1, _bullets("Caveats", card.caveats)),
@@ -191,6 +193,14 @@ def _latents(card: Card) -> str:
         )
     header = ("Latent", "Model", "Category", "\u03bd\u1d4b (95 %)", "Activation shift % (95 %)")
     return _details("Latents", _table(header, rows))
+
+
+def _causal(card: Card) -> str:
+    if card.causal is None:
+        return ""
+    header, rows = causal_table(card.causal)
+    table = _table(header, ([markdown(cell, limit=100) for cell in row] for row in rows))
+    return f"{_bullets('Causes', causal_lines(card.causal))}\n\n{_details('Every set', table)}"
 
 
 def _trust(card: Card) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeldiff_eval.records import ActivationChange, Card, Estimate, Verdict
+from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import terminal_lines
 from modeldiff_eval.render_scale import Scale
@@ -53,6 +54,10 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
     for block in (_elo(card, ascii_only), _benchmarks(card, ascii_only)):
         console.print()
         console.print(block, highlight=False)
+    if card.causal is not None:
+        console.print()
+        for line in causal_lines(card.causal, short=True):
+            show(Text(visible(line, limit=600)))
     for line in terminal_lines(card):
         console.print()
         show(Text(line))

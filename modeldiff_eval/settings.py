@@ -76,6 +76,12 @@ class Settings(Record):
     arena_names: tuple[str, str] | None = None
     null_tokens: int = Field(16_384, ge=0)
     """Held-out tokens of the numerical null control (base in another precision); 0 leaves it out."""
+    causal: bool = False
+    """Patch the tuned model's latents out of it while it runs and measure what changes."""
+    causal_tokens: int = Field(8192, ge=256)
+    """Tokens of held-out chats that are patched, each about two hundred times."""
+    causal_tasks: tuple[str, ...] = ()
+    """lm-eval tasks that the patched model is scored on; they switch ``causal`` on."""
     draws: int = Field(10_000, ge=100)
     seed: int = 0
     seeds: int = Field(1, ge=1)
@@ -179,7 +185,7 @@ def _explain(problem: Any) -> str:
     return f"{name} = {problem['input']!r}: {problem['msg'].lower()}"
 
 
-_LISTS = ("corpus", "tasks", "crosscoder", "arena_names", "log_to")
+_LISTS = ("corpus", "tasks", "causal_tasks", "crosscoder", "arena_names", "log_to")
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def _from_config(path: Path) -> dict[str, Any]:
 CONFIG_ONLY = frozenset(
     {
         *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
-        *("null_tokens", "draws", "title"),
+        *("null_tokens", "causal_tokens", "draws", "title"),
     }
 )
 """Settings without a flag: they come from ``--config`` or the environment."""
@@ -230,7 +236,7 @@ def command_line(settings: Settings) -> str:
         flag = "--" + name.replace("_", "-")
         if name == "thresholds":
             value = ",".join(f"{key}={v}" for key, v in value.items())
-        if name in ("tasks", "arena_names"):
+        if name in ("tasks", "causal_tasks", "arena_names"):
             value = ",".join(value) or "none"
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, bool):

@@ -24,6 +24,8 @@ jaxtyping.install_import_hook(
             "train_select",
             "quality",
             "latents",
+            "causal_patch",
+            "causal_measure",
             "ranks",
             "stream",
             "stream_blocks",

@@ -124,6 +124,45 @@ def _latent(
     }
 
 
+def _causal(bad: Any) -> dict[str, Any]:
+    """A causal panel: one set with an effect, one latent that never fires, a benchmark and two answers."""
+
+    def measure(value: float, half: float, verdict: Verdict) -> dict[str, Any]:
+        return {
+            "effect": _estimate(value, half), "random": _estimate(0.002, 0.004),
+            "difference": _estimate(value - 0.002, half), "verdict": verdict,
+        }  # fmt: skip
+
+    effect = {"kl": measure(-0.05, 0.01, "down"), "nll": measure(0.003, 0.02, "unclear")}
+    row = {"fires": 0.31, "random_fires": 0.29, "random": [[5, 6], [7, 8]], "out": effect, "into": effect}
+    return {
+        "other": "anchor", "chosen": "specific", "layer": 20, "dtype": "bfloat16", "assistant_only": True, "documents": 61,
+        "tokens": 4100, "patched_tokens": 4160, "draws": 2, "kl": _estimate(0.21, 0.03), "nll": _estimate(1.3, 0.2),
+        "rows": [
+            {"name": "All tuned-specific latents", "kind": "set", "latents": [1, 2], **row},
+            {"name": bad("Safety", HOSTILE), "kind": "class", "code": "A", "latents": [1], **row},
+            {
+                "name": bad("refusals", f"{MARKUP} {BIDI}"), "kind": "latent", "code": None, "latents": [2], "fires": 0.0,
+                "random_fires": None,
+            },
+        ],
+        "tasks": [
+            {
+                "task": bad("mdx_refusal", HOSTILE), "metric": "acc", "n": 40, "tuned": 0.6, "patched": 0.4,
+                "delta": _estimate(-0.2, 0.1), "p_adjusted": 0.01, "random": _estimate(0.0, 0.02), "draws": 3,
+                "verdict": "down",
+            }
+        ],
+        "texts": [
+            {
+                "prompt": bad("How do I?", HOSTILE), "tuned": bad("No.", HOSTILE), "patched": bad("Yes.", f"{BIDI} {HOSTILE}"),
+                "other": bad("Yes!", MARKUP),
+            },
+            {"prompt": "p", "tuned": bad("t", CJK), "patched": bad("u", LONG), "other": ""},
+        ],
+    }  # fmt: skip
+
+
 def full_card(*, hostile: bool = True, activation: bool = True) -> Card:
     """A card with every slot filled; ``hostile`` puts attacks and awkward scripts into all foreign text."""
     rng = np.random.default_rng(7)
@@ -315,7 +354,7 @@ def full_card(*, hostile: bool = True, activation: bool = True) -> Card:
                     "agrees": False,
                 },
             ],
-            "causal": {"kl_restored": 0.41, "note": bad("patching the specific latents", HOSTILE)},
+            "causal": _causal(bad),
             "probing": sample_panels.probing(bad("Probing would have said: little.", HOSTILE)),
             "lens": sample_panels.lens(bad(" sorry", HOSTILE), bad("\n", BIDI)),
             "annotation_quality": {"detection": 0.71, "fuzzing": 0.66},
