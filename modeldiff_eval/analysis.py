@@ -58,6 +58,16 @@ class Measured:
     changed: NDArray[np.bool_] | None = None
     null_rate: float | None = None
 
+    def rank_key(self, claim: int) -> NDArray[np.float64]:
+        """What orders candidates of one claim, smallest first; NaN for latents that are none.
+
+        The upper limit of ν^ε on the ranking half. In a dictionary of differences that of |ν^ε|, of latents that are more
+        than noise.
+        """
+        if (nu := self.nu.get(claim)) is None:
+            return np.full(len(self.firings), np.nan)
+        return nu.rank_error_high if self.changed is None else np.where(self.changed, nu.either_way(), np.nan)
+
     @property
     def dictionary(self) -> str:
         return "crosscoder" if self.changed is None else "difference"
@@ -371,9 +381,10 @@ def make_side(work: Workspace, role: str, measured: Measured, claim: int, shift:
             )
     else:
         passing = nu.specific(error=limits.nu_error, reconstruction=limits.nu_reconstruction)
-    order = np.argsort(np.where(np.isnan(nu.rank_error_high), np.inf, nu.rank_error_high), kind="stable")
+    key = measured.rank_key(claim)
+    order = np.argsort(np.where(np.isnan(key), np.inf, key), kind="stable")
     nearest = order[: work.settings.annotate_top]
-    nearest = nearest[~np.isnan(nu.rank_error_high[nearest])]
+    nearest = nearest[~np.isnan(key[nearest])]
     return Side(role, measured, claim, np.flatnonzero(passing), nearest, shift, null)
 
 
@@ -478,6 +489,7 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
                     "nu_reconstruction_high": nu.reconstruction_high,
                     "rank_nu_error": nu.rank_error, "rank_nu_reconstruction": nu.rank_reconstruction,
                     "rank_nu_error_high": nu.rank_error_high, "rank_nu_error_low": nu.rank_error_low,
+                    "rank_key": m.rank_key(side.claim),
                     "changed": np.full(n, None) if m.changed is None else m.changed,
                     "specific": np.isin(np.arange(n), side.specific),
                     "family": number,

@@ -268,8 +268,8 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
     said = findings.headline(classes, latents)
     if not latents.base.specific and not latents.tuned.specific:
         # The candidate is chosen on the ranking half and reported from the other one.
-        candidates = table[table["rank_nu_error_high"].notna() & table["nu_error"].notna()]
-        nearest = candidates.sort_values(["rank_nu_error_high", "latent"]).head(1)
+        candidates = table[table["rank_key"].notna() & table["nu_error"].notna()]
+        nearest = candidates.sort_values(["rank_key", "latent"]).head(1)
         near = "".join(
             f" (the nearest candidate has ν^ε {row.nu_error:.2f}, 95 % {row.nu_error_low:.2f} to {row.nu_error_high:.2f})"
             for row in nearest.itertuples()
@@ -320,9 +320,9 @@ def _top_latents(table: pd.DataFrame, evidence: dict[str, dict[int, Evidence]], 
     shown: dict[tuple[str, int], TopLatent] = {}
     for side in ("base", "tuned"):
         own = table[table["model"] == side]
-        specific = own[own["specific"]].sort_values(["rank_nu_error_high", "latent"]).head(SHOWN_SPECIFIC)
-        nearest = own[~own["specific"]].sort_values(["rank_nu_error_high", "latent"]).head(settings.annotate_top)
-        for _, row in [*specific.iterrows(), *nearest[nearest["rank_nu_error_high"].notna()].iterrows()]:
+        specific = own[own["specific"]].sort_values(["rank_key", "latent"]).head(SHOWN_SPECIFIC)
+        nearest = own[~own["specific"]].sort_values(["rank_key", "latent"]).head(settings.annotate_top)
+        for _, row in [*specific.iterrows(), *nearest[nearest["rank_key"].notna()].iterrows()]:
             shown[side, int(row["latent"])] = _top(side, row, evidence[side])
     one = table[table["model"] == "base"]
     beyond = one[_beyond_null(one)]

@@ -495,12 +495,9 @@ class Card(Record):
     arena: Arena | None = None
     benchmarks: list[BenchmarkRow] = []
     agreement: list[AgreementRow] = []
-    causal: dict[str, Any] | None = None
+    causal: CausalPanel | None = None
     probing: ProbingPanel | None = None
     lens: LensPanel | None = None
-
-    causal: CausalPanel | None = None
-    probing: dict[str, Any] | None = None
     annotation_quality: dict[str, Any] | None = None
     coverage: Coverage | None = None
     not_significant: list[str]

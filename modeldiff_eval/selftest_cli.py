@@ -23,10 +23,9 @@ def selftest(
         bool, typer.Option("--organisms", help="The bench of trained organisms instead: minutes for each.")
     ] = False,
     organism: Annotated[list[str] | None, typer.Option(help="With --organisms, only this one. Repeatable.")] = None,
-    method: Annotated[str, typer.Option(help="With --organisms, the method that compares.")] = "batchtopk",
     rank: Annotated[
         str, typer.Option(help="With --organisms, the column of latents.parquet to rank by, small first.")
-    ] = "rank_nu_error_high",
+    ] = "rank_key",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --organisms, say how long it takes, then stop.")
     ] = False,
@@ -48,28 +47,27 @@ def selftest(
       modeldiff-eval selftest --full --seeds 1 --out selftest.json
       modeldiff-eval selftest --organisms --organism pirate --out runs/organisms
     """
+    from modeldiff_eval.settings import Method
+
+    if method not in get_args(Method):
+        known = get_args(Method)
+        raise UsageError(f"--method {method!r} is unknown.{did_you_mean(method, known)} Use one of {', '.join(known)}.")
     if organisms:
         if full or seeds is not None:
             raise UsageError("--full and --seeds belong to the planted dictionaries; leave them out with --organisms.")
         _organisms(tuple(organism or ()), method, rank, seed, dry_run, as_json, out, quiet)
         return
-    if organism or dry_run or method != "batchtopk" or rank != "rank_nu_error_high":
-        raise UsageError("--organism, --method, --rank and --dry-run go with --organisms. Add it, or leave them out.")
+    if organism or dry_run or rank != "rank_key":
+        raise UsageError("--organism, --rank and --dry-run go with --organisms. Add it, or leave them out.")
     from rich.console import Console
 
-    from modeldiff_eval.errors import did_you_mean
     from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.settings import Method
     from modeldiff_eval.store import write_text
     from modeldiff_eval.terminal import TerminalReporter
     from modeldiff_eval.truth import selftest as run
     from modeldiff_eval.truth_methods import Dictionary
     from modeldiff_eval.truth_table import console, print_selftest
 
-    if method not in get_args(Method):
-        raise UsageError(
-            f"--method {method}: use one of {', '.join(get_args(Method))}.{did_you_mean(method, get_args(Method))}"
-        )
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it, or name a file elsewhere.")
     reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
@@ -101,8 +99,6 @@ def _organisms(
     quiet: bool,
 ) -> None:
     """The bench of organisms. What broke on one of them is told at the end, with exit code 3."""
-    from typing import get_args
-
     from rich.console import Console
 
     from modeldiff_eval.organism_bench import organism_bench
@@ -110,15 +106,11 @@ def _organisms(
     from modeldiff_eval.organism_plan import plan_lines
     from modeldiff_eval.organism_table import print_organisms
     from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.settings import Method
     from modeldiff_eval.store import cache_dir
     from modeldiff_eval.terminal import TerminalReporter
     from modeldiff_eval.truth_table import console
 
     chosen = choose(names)
-    if method not in get_args(Method):
-        known = get_args(Method)
-        raise UsageError(f"--method {method!r} is unknown.{did_you_mean(method, known)} Use one of {', '.join(known)}.")
     if dry_run:
         for line in plan_lines(chosen, base="embedded", method=method, cache=cache_dir()):
             print(line)
