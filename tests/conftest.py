@@ -32,6 +32,7 @@ jaxtyping.install_import_hook(
             "truth_rules",
             "truth_methods",
             "truth_score",
+            "token_kinds",
         )
     ],
     "beartype.beartype",
