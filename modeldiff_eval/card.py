@@ -14,6 +14,7 @@ from modeldiff_eval import findings
 from modeldiff_eval._version import __version__
 from modeldiff_eval.records import (
     ActivationChange,
+    ActivationSplit,
     AgreementRow,
     Arena,
     BenchmarkRow,
@@ -66,6 +67,7 @@ def build_card(
     table: pd.DataFrame,
     evidence: dict[str, dict[int, Evidence]],
     activation: dict[str, list[ActivationChange]],
+    activation_by: list[ActivationSplit] | None = None,
     outside: Outside,
     taxonomy: Taxonomy,
     coverage: Coverage,
@@ -81,6 +83,7 @@ def build_card(
         table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
         evidence: side → latent → examples.
         activation: "classes" and "categories" → activation changes in the taxonomy's order.
+        activation_by: the classes' changes on parts of the text.
     """
     groups = {
         "classes": [(c.code, c.name) for c in taxonomy.classes],
@@ -115,6 +118,7 @@ def build_card(
         classes=rows["classes"],
         categories=rows["categories"],
         arena=outside.arena,
+        activation_by=activation_by,
         benchmarks=outside.benchmarks,
         agreement=_agreement(rows, outside),
         coverage=coverage,
@@ -269,10 +273,26 @@ def _top_latents(table: pd.DataFrame, evidence: dict[str, dict[int, Evidence]], 
 
 
 def _beyond_null(table: pd.DataFrame) -> Any:
-    """Shifts whose interval excludes 0 by more than the numerical control, with at least ten firings."""
+    """Changed latents whose interval excludes 0 by more than the numerical control, with at least ten firings."""
     null = table["shift_null"].fillna(np.inf)
     reach = np.where(table["shift"] > 0, table["shift_low"], -table["shift_high"])
-    return (reach > np.maximum(null, 0.05)) & (table["firings"] >= 10)
+    return (
+        (reach > np.maximum(null, 0.05)) & (table["firings"] >= 10) & table["shift_changed"].fillna(False).astype(bool)
+    )
+
+
+def _changed_latents(table: pd.DataFrame) -> str:
+    """How many latents of the dictionary shifted beyond the control."""
+    own = table[(table["model"] == "base") & table["shift"].notna()]
+    judged = own["shift_changed"].dropna().astype(bool)
+    if not len(judged):
+        return "No latent's own shift was judged: the numerical control was left out, or held too little text."
+    up = int((own["shift"] > 0)[judged.index][judged].sum())
+    return (
+        f"{int(judged.sum())} of {len(judged)} latents changed beyond the null ({up} up, {int(judged.sum()) - up} down): the 95 % interval over "
+        "documents excludes 0, and the change exceeds both what this latent shows for the base in another precision (its 95 % bound) and what "
+        "99 % of the latents of about its mass show there."
+    )
 
 
 def _top(side: str, row: Any, evidence: dict[int, Evidence]) -> TopLatent:
@@ -344,6 +364,7 @@ def _caveats(
             "Classes hold every live latent that was named; a change "
             "says that these latents fire more or less, not that the model got better or worse."
         )
+        out.append(_changed_latents(table))
     if settings.annotator == "offline":
         out.append(
             "Latents were named by an offline sentence encoder, not by a language model: categories are rough, and its confidence is low for many."

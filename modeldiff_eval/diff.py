@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit
+from modeldiff_eval import analysis, fit, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
@@ -117,18 +117,18 @@ def diff(
         analysis.measure_pair(work, measured_text, kept, coder, claim, out)
         for coder, claim in zip(coders, claims, strict=True)
     ]
-    shift = [
-        analysis.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
+    shifts = [
+        shift.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
     ]
     sides = [
-        analysis.make_side(work, "base", measured[0], claims[0][0], shift[0]),
-        analysis.make_side(work, "tuned", measured[-1], claims[-1][-1], shift[-1]),
+        analysis.make_side(work, "base", measured[0], claims[0][0], shifts[0]),
+        analysis.make_side(work, "tuned", measured[-1], claims[-1][-1], shifts[-1]),
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
     groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
     activation = {
-        level: analysis.group_shifts(
-            shift[0],
+        level: shift.group_shifts(
+            shifts[0],
             measured[0].annotations,
             codes,
             classes=level == "classes",
@@ -137,6 +137,7 @@ def diff(
         )
         for level, codes in groups.items()
     }
+    by_part = shift.split_changes(shifts[0], measured[0].annotations, groups["classes"], seed=settings.seed)
     ws.timed(work, "latents", start)
 
     # Evidence from outside.
@@ -153,6 +154,7 @@ def diff(
         table=table,
         evidence={side.role: side.measured.evidence for side in sides},
         activation=activation,
+        activation_by=by_part,
         outside=outside,
         taxonomy=taxonomy,
         coverage=measured_text.coverage(),

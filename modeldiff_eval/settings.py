@@ -23,6 +23,7 @@ PAPER_MODEL = "a model of Gemma-2-9b's size"
 Preset = Literal["quick", "standard", "paper"]
 Method = Literal["batchtopk"]
 TrackerName = Literal["tensorboard", "wandb"]
+ShiftEstimator = Literal["gated", "hard"]
 
 
 class Thresholds(Record):
@@ -73,6 +74,8 @@ class Settings(Record):
     arena_names: tuple[str, str] | None = None
     null_tokens: int = Field(16_384, ge=0)
     """Held-out tokens of the numerical null control (base in another precision); 0 leaves it out."""
+    shift_estimator: ShiftEstimator = "gated"
+    """How a latent's mass under one model is measured; ``hard`` is how cards before this setting did it."""
     draws: int = Field(10_000, ge=100)
     seed: int = 0
     device: str | None = None
@@ -197,7 +200,7 @@ def _from_config(path: Path) -> dict[str, Any]:
 CONFIG_ONLY = frozenset(
     {
         *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
-        *("null_tokens", "draws", "title"),
+        *("null_tokens", "shift_estimator", "draws", "title"),
     }
 )
 """Settings without a flag: they come from ``--config`` or the environment."""

@@ -24,6 +24,8 @@ jaxtyping.install_import_hook(
             "train_select",
             "quality",
             "latents",
+            "shift_estimators",
+            "shift_sample",
             "ranks",
             "stream",
             "stream_blocks",
