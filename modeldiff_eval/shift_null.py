@@ -16,7 +16,9 @@ QUANTILE = 0.99
 """Of the latents of equal mass in the control: what their pooled bar covers."""
 STRATA = 10
 STRATUM_LATENTS = 50
-"""Fewer latents than this make no stratum: its 99 % would be one latent's."""
+"""A stratum has at least so many latents; below 100 its 99 % is its largest."""
+MIN_LATENTS = 10
+"""With fewer latents in the control than this there are no peers to judge by."""
 MIN_BLOCKS = 8
 """Blocks of documents that a latent must fire in before anything is said about it."""
 
@@ -43,8 +45,8 @@ def null_bars(null_mass: FloatArray, base_mass: FloatArray, *, draws: int, rng: 
     """
     value, low, high = (bound - 1 for bound in bootstrap_ratio(null_mass[1], null_mass[0], draws=draws, rng=rng))
     known = enough(null_mass) & np.isfinite(value)
-    strata = min(STRATA, int(known.sum()) // STRATUM_LATENTS)
-    if not strata or base_mass.sum() <= 0:
+    strata = max(1, min(STRATA, int(known.sum()) // STRATUM_LATENTS))
+    if known.sum() < MIN_LATENTS or base_mass.sum() <= 0:
         return np.full(len(value), np.inf)
     share = null_mass[0].sum(axis=0) / null_mass[0].sum()
     edges = np.quantile(share[known], np.arange(1, strata) / strata)

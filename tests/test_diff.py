@@ -184,6 +184,39 @@ def test_a_perturbed_model_moves_activations(direct: Any) -> None:
     assert any(row.activation and row.activation.change.value for row in direct.card.classes)
 
 
+def test_a_latent_counts_as_changed_only_beyond_its_bar(direct: Any) -> None:
+    own = direct.latents[direct.latents["model"] == "base"]
+    judged = own[own["shift_changed"].notna()]
+    assert len(judged) > 20
+    changed = judged["shift_changed"].astype(bool)
+    beyond = judged["shift"].abs() > judged["shift_bar"]
+    assert (changed == (beyond & ((judged["shift_low"] > 0) | (judged["shift_high"] < 0)))).all()
+    assert changed.any()
+    (line,) = (text for text in direct.card.caveats if "changed beyond the null" in text)
+    assert line.startswith(f"{changed.sum()} of {len(judged)} latents")
+
+
+def test_the_parts_of_the_text_are_the_held_out_text(direct: Any) -> None:
+    """Half of the rows are chats: user, assistant, template and plain text; one source, so no split by text."""
+    parts = {row.part: row for row in direct.card.activation_by}
+    assert {row.split for row in parts.values()} == {"token kind"}
+    assert set(parts) == {"user", "assistant", "template and system", "plain text"}
+    assert parts["user"].tokens < parts["assistant"].tokens
+    assert parts["user"].documents == parts["assistant"].documents
+    codes = [row.code for row in direct.card.classes]
+    assert all(list(row.changes) == codes for row in parts.values())
+    known = [change for row in parts.values() for change in row.changes.values() if change.value is not None]
+    assert known
+    assert all(change.low <= change.value <= change.high for change in known if change.low is not None)
+
+
+def test_the_hard_estimator_can_still_be_had(run: Runner, direct: Any, base_model: Path, tuned_model: Path) -> None:
+    hard = run(base_model, tuned_model, "hard", shift_estimator="hard")
+    assert notes(hard)["trained"] == []
+    assert not hard.latents["shift"].equals(direct.latents["shift"])
+    assert "MODELDIFF_SHIFT_ESTIMATOR=hard" in hard.card.provenance.command
+
+
 def test_a_second_run_does_nothing_twice_and_says_the_same(
     run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

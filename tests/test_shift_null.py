@@ -63,7 +63,7 @@ def test_a_latent_the_control_did_not_reach_is_judged_with_the_rarest() -> None:
 
 
 def test_too_few_latents_in_the_control_say_nothing() -> None:
-    assert np.isinf(bars(control(np.zeros(20)))).all()
+    assert np.isinf(bars(control(np.zeros(9)))).all()
 
 
 def test_the_control_itself_hardly_passes_its_own_bar() -> None:
