@@ -38,7 +38,7 @@ def test_parts_of_the_text_are_a_table_of_their_own() -> None:
     (line,) = (line for line in render_markdown(card).splitlines() if line.startswith("| token kind"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:3] == ["token kind: assistant &lt;b&gt;", "1200", "31"]
-    assert "3 (−5 to −2)" in cells[3]
+    assert "3 (−5 … −2)" in cells[3]
     assert cells[-1] == "not listed"
     assert "token kind" not in render_markdown(card.model_copy(update={"activation_by": None}))
 
