@@ -97,7 +97,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(text: Path) -> dict[str, Any]:
     return {
         "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": 48, "k": 4, "steps": STEPS, "batch": 256,
-        "null_tokens": 1000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
+        "null_tokens": 4000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
     }  # fmt: skip
 
 
