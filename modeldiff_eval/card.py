@@ -49,6 +49,11 @@ TASK_CLASSES = {
 }
 """Class or category → packaged tasks that ask for the same."""
 
+_COUNTED = {
+    "gated": ", a latent's activation summed where the two together make it fire (so a model that fires on other tokens is not seen to)",
+    "hard": ", a latent's activation summed where the model alone passes the threshold (so small moves at the threshold are magnified)",
+}
+
 
 @dataclass(frozen=True)
 class Outside:
@@ -358,9 +363,10 @@ def _caveats(
         out.append("Class shares are not defined where a side has no annotated specific latent; they are null, not 0.")
     if any(row.activation for row in rows["classes"]):
         out.append(
-            "Activation change: both models encoded alone on the same held-out tokens; interval over documents and over the class's latents, p over "
-            "documents adjusted by step-down max-T over the classes, and a verdict only where the interval excludes 0 and the change exceeds "
-            "what the base in another precision shows. One dictionary and one set of names: another training can move a class. "
+            f"Activation change: both models encoded alone on the same held-out tokens{_COUNTED[settings.shift_estimator]}; interval over documents "
+            "and over the class's latents, p over documents adjusted by step-down max-T over the classes, "
+            "and a verdict only where the interval excludes 0 and the change exceeds what the base in another precision shows. "
+            "One dictionary and one set of names: another training can move a class. "
             "Classes hold every live latent that was named; a change "
             "says that these latents fire more or less, not that the model got better or worse."
         )
