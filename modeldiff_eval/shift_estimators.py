@@ -102,7 +102,8 @@ def group_masses(
                 elif name == "gated":
                     where, value = places, alone[places.row, places.latent].double()
                 else:
-                    where, value = _above(alone, thresholds if name == "calibrated" else crosscoder.threshold)
+                    own = thresholds if name == "calibrated" else None
+                    where, value = _above(alone, crosscoder.threshold if own is None else own)
                     value = value - crosscoder.threshold if name == "soft" else value
                 for total, group in zip(sums[name], groupings, strict=True):
                     _add(total[model], group.of_row[part], where, value.numpy())

@@ -56,7 +56,8 @@ def null_bars(null_mass: FloatArray, base_mass: FloatArray, *, draws: int, rng: 
     )
     own = np.fmax(np.abs(low), np.abs(high))
     own = np.where(known, np.fmax(own, np.abs(value)), np.abs(value))
-    return np.fmax(np.where(np.isfinite(own), own, 0.0), peers[place])
+    bars: FloatArray = np.fmax(np.where(np.isfinite(own), own, 0.0), peers[place])
+    return bars
 
 
 def beyond_null(value: FloatArray, low: FloatArray, high: FloatArray, bars: FloatArray) -> NDArray[np.bool_]:
