@@ -13,13 +13,12 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import latents as measure
 from modeldiff_eval.annotate import Annotation, Evidence, Excerpt, annotate_all, context_span, get_annotator
 from modeldiff_eval.corpus import TokenCorpus
-from modeldiff_eval.crosscoder import Crosscoder, delta_norm
+from modeldiff_eval.crosscoder import delta_norm
 from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged
 from modeldiff_eval.errors import MissingDependencyError
 from modeldiff_eval.families import families
 from modeldiff_eval.graded import GradedView, Shifted, SideWeights, Weights, graded_shares, weigh
-from modeldiff_eval.records import ActivationChange, Estimate
-from modeldiff_eval.stats_bootstrap import bootstrap_ratio, class_activation_shift, two_way_ratio
+from modeldiff_eval.shift import Shift
 from modeldiff_eval.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from modeldiff_eval.workspace import Workspace
 
 RADIUS = 24
-SHIFT_DRAWS = 1000
-MIN_MASS_BLOCKS = 8
 
 
 @dataclass(frozen=True)
@@ -216,134 +213,6 @@ def _annotate(work: Workspace, evidence: list[Evidence], background: list[str], 
 
 
 @dataclass(frozen=True)
-class Shift:
-    """Paired activation shift of base against tuned in one dictionary (ALGORITHMS §3b).
-
-    ``value``, ``low``, ``high`` [latents]: relative change, NaN where undefined. ``null`` [latents]: |relative change|
-    in the numerical control, NaN where it was not measured. ``mass`` [2, blocks, latents]; ``null_mass`` likewise.
-    """
-
-    value: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    null: NDArray[np.float64]
-    mass: NDArray[np.float64]
-    null_mass: NDArray[np.float64] | None
-    documents: int
-
-
-def activation_shift(
-    work: Workspace,
-    corpus: TokenCorpus,
-    kept: acts.Kept,
-    rows: dict[str, acts.Activations],
-    dictionary: Pair,
-    statistics: dict[str, tuple[torch.Tensor, torch.Tensor]],
-    null: tuple[acts.Activations, NDArray[np.int64]] | None,
-) -> Shift:
-    """Encode each model alone on held-out documents and compare activation mass.
-
-    Args:
-        dictionary: the crosscoder that gives the latents.
-        statistics: role → (mean, scale) of that model's own normaliser.
-        null: base in another precision on some held-out documents.
-    """
-    settings = work.settings
-    document = corpus.document_of_token()
-    _, heldout = acts.split_rows(corpus, kept)
-    both = acts.PairedRows([rows["base"], rows["tuned"]])
-    mean = torch.stack([statistics[role][0] for role in ("base", "tuned")])
-    scale = torch.stack([statistics[role][1] for role in ("base", "tuned")])
-
-    def normalised(index: torch.Tensor) -> torch.Tensor:
-        return (both(index) - mean) * scale[:, None]
-
-    blocks = measure.document_blocks(heldout, document, seed=settings.seed, limit=256)
-    with work.reporter.task("Paired activation shift", unit="tokens") as advance:
-        mass = measure.block_masses(dictionary.crosscoder, normalised, blocks, on_progress=advance)
-    enough = ((mass[0] > 0).sum(0) >= MIN_MASS_BLOCKS) | ((mass[1] > 0).sum(0) >= MIN_MASS_BLOCKS)
-    ratio = bootstrap_ratio(mass[1], mass[0], draws=SHIFT_DRAWS, rng=np.random.default_rng([settings.seed, 21]))
-    value, low, high = (np.where(enough, bound - 1, np.nan) for bound in ratio)
-    null_shift, null_mass = np.full(len(value), np.nan), None
-    if null is not None:
-        null_mass = _null_mass(work, rows["base"], null, heldout, document, dictionary.crosscoder, statistics["base"])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            null_shift = np.abs(null_mass[1].sum(0) / null_mass[0].sum(0) - 1)
-        null_shift[~np.isfinite(null_shift)] = np.nan
-    return Shift(value, low, high, null_shift, mass, null_mass, int(blocks.documents.sum()))
-
-
-def _null_mass(
-    work: Workspace, base: acts.Activations, null: tuple[acts.Activations, NDArray[np.int64]], heldout: torch.Tensor, document: NDArray[np.int32],
-    crosscoder: Crosscoder, statistics: tuple[torch.Tensor, torch.Tensor],
-) -> NDArray[np.float64]:  # fmt: skip
-    other, place = null
-    covered = heldout[torch.from_numpy(place[heldout.numpy()] >= 0)]
-    blocks = measure.document_blocks(covered, document, seed=work.settings.seed, limit=256)
-    same, changed = base.mapped(), other.mapped()
-    mean, scale = statistics
-
-    def normalised(index: torch.Tensor) -> torch.Tensor:
-        there = torch.from_numpy(place[index.numpy()])
-        return (torch.stack([same[index].float(), changed[there].float()], dim=1) - mean) * scale
-
-    with work.reporter.task("Null control of the shift", unit="tokens") as advance:
-        return measure.block_masses(crosscoder, normalised, blocks, on_progress=advance)
-
-
-def group_shifts(
-    shift: Shift, annotations: dict[int, Annotation], groups: list[str], *, classes: bool, draws: int, seed: int
-) -> list[ActivationChange]:
-    """Activation change of every class or category from all its latents, judged against the null control.
-
-    The interval is over documents and over the class's latents (decision 007); a change whose interval holds 0 is
-    unclear, whatever its p over documents.
-    """
-    label = np.full(shift.mass.shape[2], -1)
-    index = {code: i for i, code in enumerate(groups)}
-    for latent, annotation in annotations.items():
-        if annotation.category is not None:
-            label[latent] = index[annotation.category.split(".")[0] if classes else annotation.category]
-    onto = np.zeros((len(label), len(groups)))
-    onto[np.flatnonzero(label >= 0), label[label >= 0]] = 1
-    size: list[float | None] = [None] * len(groups)
-    if shift.null_mass is not None:
-        ratio = bootstrap_ratio(
-            shift.null_mass[1] @ onto,
-            shift.null_mass[0] @ onto,
-            draws=SHIFT_DRAWS,
-            rng=np.random.default_rng([seed, 22]),
-        )
-        with np.errstate(invalid="ignore"):
-            bounds = 100 * np.maximum(np.abs(ratio.low - 1), np.abs(ratio.high - 1))
-        size = [float(bound) if np.isfinite(bound) else None for bound in bounds]
-    changes = class_activation_shift(
-        shift.mass[0] @ onto, shift.mass[1] @ onto, size,
-        n_latents=[int((label == i).sum()) for i in range(len(groups))], draws=draws, rng=np.random.default_rng([seed, 23, int(classes)]),
-    )  # fmt: skip
-    rng = np.random.default_rng([seed, 24, int(classes)])
-    return [
-        _two_way(change, shift.mass[:, :, label == group], shift.documents, rng) for group, change in enumerate(changes)
-    ]
-
-
-def _two_way(
-    change: ActivationChange, mass: NDArray[np.float64], documents: int, rng: np.random.Generator
-) -> ActivationChange:
-    """Widen the interval to documents × latents, and count documents instead of the blocks they were dealt into."""
-    value = change.change.value
-    ratio = two_way_ratio(mass[0], mass[1], draws=SHIFT_DRAWS, rng=rng)
-    low, high = (100 * (bound - 1) for bound in ratio)
-    if value is None or not (np.isfinite(low) and np.isfinite(high)):
-        return change.model_copy(update={"n_documents": documents})
-    interval = Estimate(value=value, low=min(low, value), high=max(high, value))
-    clear = low > 0 or high < 0
-    return change.model_copy(
-        update={"change": interval, "n_documents": documents, "verdict": change.verdict if clear else "unclear"}
-    )
-
-
-@dataclass(frozen=True)
 class Side:
     """One model of the comparison: the dictionary its specific latents live in, and which they are."""
 
@@ -497,6 +366,8 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
                     "graded_weight": m.weights[side.claim].weight if m.weights else np.zeros(n),
                     "firings": m.firings, "frequency": m.frequency,
                     "shift": shift[0], "shift_low": shift[1], "shift_high": shift[2], "shift_null": shift[3],
+                    "shift_bar": unknown if side.shift is None else side.shift.bars,
+                    "shift_changed": [None] * n if side.shift is None else side.shift.changed_column(),
                     "label": [a.label if a else None for a in named],
                     "description": [a.description if a else None for a in named],
                     "category": [a.category if a else None for a in named],
@@ -518,7 +389,10 @@ def joined(*tables: pd.DataFrame) -> pd.DataFrame:
     """Tables of the same columns below each other."""
     import pandas as pd
 
-    return pd.concat([table.astype({"changed": object}) for table in tables], ignore_index=True)
+    return pd.concat(
+        [table.astype({"changed": object, "shifted": object, "shift_changed": object}) for table in tables],
+        ignore_index=True,
+    )
 
 
 def control_figures(measured: Measured, settings: Settings) -> dict[str, int | float | None]:

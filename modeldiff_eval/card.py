@@ -15,6 +15,7 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.graded import GradedView, Shifted
 from modeldiff_eval.records import (
     ActivationChange,
+    ActivationSplit,
     AgreementRow,
     Arena,
     BenchmarkRow,
@@ -58,6 +59,11 @@ TASK_CLASSES = {
 }
 """Class or category → packaged tasks that ask for the same."""
 
+_COUNTED = {
+    "gated": ", a latent's activation summed where the two together make it fire (so a model that fires on other tokens is not seen to)",
+    "hard": ", a latent's activation summed where the model alone passes the threshold (so small moves at the threshold are magnified)",
+}
+
 
 @dataclass(frozen=True)
 class Outside:
@@ -78,6 +84,7 @@ def build_card(
     evidence: dict[str, dict[int, Evidence]],
     activation: dict[str, list[ActivationChange]],
     graded: GradedView,
+    activation_by: list[ActivationSplit] | None = None,
     outside: Outside,
     taxonomy: Taxonomy,
     coverage: Coverage,
@@ -99,6 +106,7 @@ def build_card(
         graded: shares by graded weight, in the same order.
         seed_tables: the same as ``table`` from crosscoders of other seeds.
         nulls: side → what its null control says, where there is one.
+        activation_by: the classes' changes on parts of the text.
     """
     groups = {
         "classes": [(c.code, c.name) for c in taxonomy.classes],
@@ -144,6 +152,7 @@ def build_card(
         classes=rows["classes"],
         categories=rows["categories"],
         arena=outside.arena,
+        activation_by=activation_by,
         benchmarks=outside.benchmarks,
         agreement=_agreement(rows, outside),
         causal=causal,
@@ -337,10 +346,26 @@ def _top_latents(table: pd.DataFrame, evidence: dict[str, dict[int, Evidence]], 
 
 
 def _beyond_null(table: pd.DataFrame) -> Any:
-    """Shifts whose interval excludes 0 by more than the numerical control, with at least ten firings."""
+    """Changed latents whose interval excludes 0 by more than the numerical control, with at least ten firings."""
     null = table["shift_null"].fillna(np.inf)
     reach = np.where(table["shift"] > 0, table["shift_low"], -table["shift_high"])
-    return (reach > np.maximum(null, 0.05)) & (table["firings"] >= 10)
+    return (
+        (reach > np.maximum(null, 0.05)) & (table["firings"] >= 10) & table["shift_changed"].fillna(False).astype(bool)
+    )
+
+
+def _changed_latents(table: pd.DataFrame) -> str:
+    """How many latents of the dictionary shifted beyond the control."""
+    own = table[(table["model"] == "base") & table["shift"].notna()]
+    judged = own["shift_changed"].dropna().astype(bool)
+    if not len(judged):
+        return "No latent's own shift was judged: the numerical control was left out, or held too little text."
+    up = int((own["shift"] > 0)[judged.index][judged].sum())
+    return (
+        f"{int(judged.sum())} of {len(judged)} latents changed beyond the null ({up} up, {int(judged.sum()) - up} down): the 95 % interval over "
+        "documents excludes 0, and the change exceeds both what this latent shows for the base in another precision (its 95 % bound) and what "
+        "99 % of the latents of about its mass show there."
+    )
 
 
 def _top(side: str, row: Any, evidence: dict[int, Evidence]) -> TopLatent:
@@ -415,12 +440,14 @@ def _caveats(
         out.append("Class shares are not defined where a side has no annotated specific latent; they are null, not 0.")
     if any(row.activation for row in rows["classes"]):
         out.append(
-            "Activation change: both models encoded alone on the same held-out tokens; interval over documents and over the class's latents, p over "
-            "documents adjusted by step-down max-T over the classes, and a verdict only where the interval excludes 0 and the change exceeds "
-            "what the base in another precision shows. One dictionary and one set of names: another training can move a class. "
+            f"Activation change: both models encoded alone on the same held-out tokens{_COUNTED[settings.shift_estimator]}; interval over documents "
+            "and over the class's latents, p over documents adjusted by step-down max-T over the classes, "
+            "and a verdict only where the interval excludes 0 and the change exceeds what the base in another precision shows. "
+            "One dictionary and one set of names: another training can move a class. "
             "Classes hold every live latent that was named; a change "
             "says that these latents fire more or less, not that the model got better or worse."
         )
+        out.append(_changed_latents(table))
     if settings.annotator == "offline":
         out.append(
             "Latents were named by an offline sentence encoder, not by a language model: categories are rough, and its confidence is low for many."

@@ -174,9 +174,9 @@ def sets_from_table(
     Returns:
         The sets, how the first was chosen, and latent → (label, category).
     """
-    own = table[table["model"] == "tuned"].sort_values(["rank_nu_error_high", "latent"])
+    own = table[table["model"] == "tuned"].sort_values(["rank_key", "latent"])
     chosen: Literal["specific", "nearest"] = "specific" if bool(own["specific"].any()) else "nearest"
-    main = own[own["specific"]] if chosen == "specific" else own[own["rank_nu_error_high"].notna()].head(nearest)
+    main = own[own["specific"]] if chosen == "specific" else own[own["rank_key"].notna()].head(nearest)
     if not len(main):
         return [], chosen, {}
     what = "All tuned-specific latents" if chosen == "specific" else f"The {len(main)} nearest candidates of tuned"

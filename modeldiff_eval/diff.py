@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit, panels, seeds
+from modeldiff_eval import analysis, fit, panels, seeds, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
@@ -121,17 +121,19 @@ def diff(
         measure_latents(work, material, coder, claims, out, training=seeds.reseeded(work, number))
         for number, coder in enumerate(others, start=1)
     ]
-    shift = [
-        analysis.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
+    shifts = [
+        shift.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
     ]
     sides = [
-        analysis.make_side(work, role, measured[number], claims[number][number], None if differences else shift[number])
+        analysis.make_side(
+            work, role, measured[number], claims[number][number], None if differences else shifts[number]
+        )
         for role, number in (("base", 0), ("tuned", -1))
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
     if differences:
         views = [
-            analysis.make_side(work, role, whole[number], claims[number][number], shift[number])
+            analysis.make_side(work, role, whole[number], claims[number][number], shifts[number])
             for role, number in (("base", 0), ("tuned", -1))
         ]
         table = analysis.joined(table, analysis.latent_table(views, [view.specific for view in views]))
@@ -144,8 +146,8 @@ def diff(
     tables = [analysis.seed_table(work, seed, claims) for seed, _, _ in again]
     groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
     activation = {
-        level: analysis.group_shifts(
-            shift[0],
+        level: shift.group_shifts(
+            shifts[0],
             whole[0].annotations,
             codes,
             classes=level == "classes",
@@ -155,6 +157,7 @@ def diff(
         for level, codes in groups.items()
     }
     graded = analysis.graded_view(sides, groups, draws=min(settings.draws, DRAWS), seed=settings.seed)
+    by_part = shift.split_changes(shifts[0], whole[0].annotations, groups["classes"], seed=settings.seed)
     ws.timed(work, "latents", start)
 
     # What simpler methods say about the same tokens.
@@ -198,6 +201,7 @@ def diff(
         activation=activation,
         graded=graded,
         nulls={side.role: side.null for side in sides if side.null},
+        activation_by=by_part,
         outside=outside,
         causal=causal,
         taxonomy=taxonomy,

@@ -1,7 +1,7 @@
-"""What each latent does in the two models: Latent Scaling, paired activation shift, top examples.
+"""What each latent does in the two models: Latent Scaling and top examples.
 
-Everything is read in streams. Latent Scaling and the shift use held-out documents only, gathered in
-blocks of documents, which are what the bootstrap resamples (ALGORITHMS §3 and §3b).
+Everything is read in streams. Latent Scaling uses held-out documents only, gathered in
+blocks of documents, which are what the bootstrap resamples (ALGORITHMS §3).
 """
 
 from __future__ import annotations
@@ -234,26 +234,6 @@ def _summarise(
     if keep.any():
         low[keep], high[keep] = np.nanpercentile(values[1:, keep], [2.5, 97.5], axis=0)
     return point, low, high
-
-
-def block_masses(
-    crosscoder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: Progress | None = None
-) -> Float[NDArray[np.float64], "2 blocks latents"]:
-    """Scaled activation mass Σv of every latent when each model is encoded alone (ALGORITHMS §3b).
-
-    ``rows`` must give both models already normalised: [rows, 2, d_model].
-    """
-    mass = np.zeros((2, blocks.n, crosscoder.n_latents))
-    for done, (part, block) in parts_of(blocks, 1024):
-        x = rows(part)
-        onto = torch.zeros(blocks.n, len(part), dtype=torch.float64)
-        onto[torch.from_numpy(block), torch.arange(len(part))] = 1
-        for model in _SIDES:
-            alone = x[:, model].repeat(1, 2)
-            mass[model] += (onto @ crosscoder.scaled(alone).double()).numpy()
-        if on_progress:
-            on_progress(done, len(blocks.rows))
-    return mass
 
 
 @dataclass(frozen=True)

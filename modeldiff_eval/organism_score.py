@@ -26,7 +26,7 @@ TOP = 5
 TOP_DOCUMENTS = 20
 DOCUMENT_SHARE = 0.5
 SHUFFLES = 2000
-DEFAULT_RANK = "rank_nu_error_high"
+DEFAULT_RANK = "rank_key"
 
 
 class TopHit(Record):

@@ -181,6 +181,20 @@ class ActivationChange(Record):
     null_size: float | None
 
 
+class ActivationSplit(Record):
+    """Percent change of every class's activation mass (by class code) on one part of the held-out tokens.
+
+    ``split`` says by what the tokens were told apart, ``part`` which of them these are; a change is all null where too few
+    documents hold the class there. Intervals are over documents and latents; no verdict, as parts have no null control.
+    """
+
+    split: Literal["token kind", "text"]
+    part: str
+    tokens: int
+    documents: int
+    changes: dict[str, Estimate]
+
+
 class ClassRow(Record):
     """One class (``code`` "A") or category (``code`` "A.1").
 
@@ -493,6 +507,7 @@ class Card(Record):
     classes: list[ClassRow]
     categories: list[ClassRow]
     arena: Arena | None = None
+    activation_by: list[ActivationSplit] | None = None
     benchmarks: list[BenchmarkRow] = []
     agreement: list[AgreementRow] = []
     causal: CausalPanel | None = None

@@ -21,6 +21,7 @@ def render_markdown(card: Card) -> str:
         (0, _head(card)),
         (0, _classes(card)),
         (1, _outside(card)),
+        (4, _parts_of_text(card)),
         (4, _categories(card)),
         (2, _weak(card)),
         (5, _latents(card)),
@@ -124,6 +125,23 @@ def _class_table(rows: Sequence[ClassRow], first: str) -> str:
 
 def _classes(card: Card) -> str:
     return _class_table(card.classes, "Class") if card.classes else "Classes: not listed"
+
+
+def _parts_of_text(card: Card) -> str:
+    if not card.activation_by:
+        return ""
+    codes = [row.code for row in card.classes]
+    header = ["Tokens", "n", "Documents", *(markdown(code, limit=20) for code in codes)]
+    rows = (
+        [
+            markdown(f"{row.split}: {row.part}", limit=80),
+            number(row.tokens, 0),
+            number(row.documents, 0),
+            *("not listed" if code not in row.changes else _with_range(row.changes[code], 0) for code in codes),
+        ]
+        for row in card.activation_by
+    )
+    return _details("Activation Δ % of the classes by kind of token and by whose text (95 %)", _table(header, rows))
 
 
 def _categories(card: Card) -> str:

@@ -23,6 +23,7 @@ PAPER_MODEL = "a model of Gemma-2-9b's size"
 Preset = Literal["quick", "standard", "paper"]
 Method = Literal["difference", "batchtopk", "dedicated", "delta"]
 TrackerName = Literal["tensorboard", "wandb"]
+ShiftEstimator = Literal["gated", "hard"]
 
 
 class Thresholds(Record):
@@ -82,6 +83,8 @@ class Settings(Record):
     """Tokens of held-out chats that are patched, each about two hundred times."""
     causal_tasks: tuple[str, ...] = ()
     """lm-eval tasks that the patched model is scored on; they switch ``causal`` on."""
+    shift_estimator: ShiftEstimator = "gated"
+    """How a latent's mass under one model is measured; ``hard`` is how cards before this setting did it."""
     draws: int = Field(10_000, ge=100)
     seed: int = 0
     seeds: int = Field(1, ge=1)
@@ -215,7 +218,7 @@ def _from_config(path: Path) -> dict[str, Any]:
 CONFIG_ONLY = frozenset(
     {
         *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
-        *("null_tokens", "causal_tokens", "draws", "title"),
+        *("null_tokens", "causal_tokens", "shift_estimator", "draws", "title"),
     }
 )
 """Settings without a flag: they come from ``--config`` or the environment."""

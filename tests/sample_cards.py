@@ -271,6 +271,28 @@ def full_card(*, hostile: bool = True, activation: bool = True) -> Card:
             },
             "classes": classes,
             "categories": categories,
+            "activation_by": [
+                {
+                    "split": split,
+                    "part": part,
+                    "tokens": 15_400,
+                    "documents": 212,
+                    "changes": {
+                        code: {
+                            "value": None if code == "F" else -3.4,
+                            "low": None if code == "F" else -5.1,
+                            "high": None if code == "F" else -1.6,
+                        }
+                        for code in CLASSES
+                        if code != "G"
+                    },
+                }
+                for split, part in (
+                    ("token kind", "assistant"),
+                    ("token kind", "user"),
+                    ("text", bad("answers of base", HOSTILE)),
+                )
+            ],
             "arena": {
                 "source": bad("published category tables", HOSTILE),
                 "snapshot": "2025-12-17",

@@ -98,7 +98,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(text: Path) -> dict[str, Any]:
     return {
         "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": 48, "k": 4, "steps": STEPS, "batch": 256,
-        "null_tokens": 1000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
+        "null_tokens": 4000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
     }  # fmt: skip
 
 
@@ -241,6 +241,39 @@ def test_a_null_control_fills_the_shifted_counts(
         assert counts.shifted == int((own["nu_error_high"] < 0.9).sum())
     assert f"{card.latents.tuned.shifted} latents of tuned are shifted" in card.headline
     assert f"{card.latents.tuned.shifted} shifted in tuned" in (made.out / "card.md").read_text()
+
+
+def test_a_latent_counts_as_changed_only_beyond_its_bar(direct: Any) -> None:
+    own = direct.latents[direct.latents["model"] == "base"]
+    judged = own[own["shift_changed"].notna()]
+    assert len(judged) > 20
+    changed = judged["shift_changed"].astype(bool)
+    beyond = judged["shift"].abs() > judged["shift_bar"]
+    assert (changed == (beyond & ((judged["shift_low"] > 0) | (judged["shift_high"] < 0)))).all()
+    assert changed.any()
+    (line,) = (text for text in direct.card.caveats if "changed beyond the null" in text)
+    assert line.startswith(f"{changed.sum()} of {len(judged)} latents")
+
+
+def test_the_parts_of_the_text_are_the_held_out_text(direct: Any) -> None:
+    """Half of the rows are chats: user, assistant, template and plain text; one source, so no split by text."""
+    parts = {row.part: row for row in direct.card.activation_by}
+    assert {row.split for row in parts.values()} == {"token kind"}
+    assert set(parts) == {"user", "assistant", "template and system", "plain text"}
+    assert parts["user"].tokens < parts["assistant"].tokens
+    assert parts["user"].documents == parts["assistant"].documents
+    codes = [row.code for row in direct.card.classes]
+    assert all(list(row.changes) == codes for row in parts.values())
+    known = [change for row in parts.values() for change in row.changes.values() if change.value is not None]
+    assert known
+    assert all(change.low <= change.value <= change.high for change in known if change.low is not None)
+
+
+def test_the_hard_estimator_can_still_be_had(run: Runner, direct: Any, base_model: Path, tuned_model: Path) -> None:
+    hard = run(base_model, tuned_model, "hard", shift_estimator="hard")
+    assert notes(hard)["trained"] == []
+    assert not hard.latents["shift"].equals(direct.latents["shift"])
+    assert "MODELDIFF_SHIFT_ESTIMATOR=hard" in hard.card.provenance.command
 
 
 def test_a_second_run_does_nothing_twice_and_says_the_same(

@@ -143,22 +143,6 @@ def test_too_few_documents_are_refused(document: np.ndarray) -> None:
         L.document_blocks(torch.arange(24), document, seed=0)
 
 
-def test_shift_of_identical_models_is_exactly_zero(crosscoder: Crosscoder, raw: Tensor, document: np.ndarray) -> None:
-    blocks = L.document_blocks(torch.arange(TOKENS), document, seed=0)
-    same = raw[:, :1].repeat(1, 2, 1)
-    mass = L.block_masses(crosscoder, lambda i: same[i], blocks)
-    np.testing.assert_array_equal(mass[0], mass[1])
-    assert mass.sum() > 0
-
-
-def test_masses_by_definition(crosscoder: Crosscoder, raw: Tensor, document: np.ndarray) -> None:
-    blocks = L.document_blocks(torch.arange(TOKENS), document, seed=0)
-    mass = L.block_masses(crosscoder, lambda i: raw[i], blocks)
-    for model in (0, 1):
-        v = crosscoder.scaled(raw[:, model].repeat(1, 2))
-        np.testing.assert_allclose(mass[model].sum(0), v.double().sum(0).numpy(), rtol=1e-5)
-
-
 def test_top_documents_are_exact(crosscoder: Crosscoder, raw: Tensor, document: np.ndarray) -> None:
     tokens = torch.arange(0, TOKENS)
     peaks, firings = L.top_documents(crosscoder, lambda i: raw[i], tokens, document, n=4)

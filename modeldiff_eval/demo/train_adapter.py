@@ -61,6 +61,8 @@ class TrainSettings(Record):
     passes: float = Field(2.0, gt=0)
     steps: int | None = Field(None, ge=1)
     warmup_share: float = Field(0.1, ge=0, lt=1)
+    schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
+    """How the learning rate goes on after the warm-up; a constant one makes a run's saved steps a series of doses."""
     bf16: bool = True
 
     @property
@@ -111,8 +113,13 @@ def load_pairs(pairs: str, tokenizer: Any, settings: TrainSettings) -> tuple[lis
     )
 
 
-def train(model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: TrainSettings) -> tuple[Any, dict[str, Any]]:
+def train(
+    model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: TrainSettings, *, callbacks: Sequence[Any] = ()
+) -> tuple[Any, dict[str, Any]]:
     """The model with a trained adapter (PEFT), and what the trainer logged.
+
+    Args:
+        callbacks: ``transformers.TrainerCallback`` objects, for instance one that saves the adapter at some steps.
 
     Raises:
         MissingDependencyError: ``trl`` is not installed.
@@ -149,7 +156,7 @@ def train(model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: TrainSett
             gradient_accumulation_steps=accumulation,
             max_steps=steps,
             learning_rate=settings.learning_rate,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type=settings.schedule,
             warmup_steps=int(settings.warmup_share * steps),
             max_length=settings.max_length,
             beta=settings.beta,
@@ -170,6 +177,7 @@ def train(model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: TrainSett
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=lora,
+            callbacks=list(callbacks),
         )
         result = trainer.train()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
