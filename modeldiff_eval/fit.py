@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -194,7 +195,7 @@ def cache_folder(work: Workspace, material: Material, first: str, second: str, m
     method = method or whole_method(work.settings)
     options = train_settings(work, material, method)
     rows, kept = material.rows, material.kept.rows
-    parts = [rows[first].key, rows[second].key, fingerprint([len(kept), int(kept.sum())])]
+    parts: list[Any] = [rows[first].key, rows[second].key, fingerprint([len(kept), int(kept.sum())])]
     parts.append(options.model_dump(exclude={"exclusive"}))
     if method != "batchtopk":
         parts.append([f"{method}-1", options.exclusive])

@@ -98,14 +98,15 @@ def train_method(
         )  # fmt: skip
 
     if method == "difference":
+        sample = train_rows if len(train_rows) else heldout  # Streamed: only held-out rows lie at hand.
         offset = difference_of(source.normaliser_sample(_SIGN_ROWS))[:, 0].double().mean(0)
         if not bool(offset.any()) and not bool(difference_of(rows(heldout)).any()):
             return _nothing(rows(heldout[:2]), settings)
         # The sign is the data's own, so that exchanging the models exchanges every answer and nothing else.
         if offset[offset.abs().argmax()] < 0:
             source, rows = _Transformed(source, exchange), _exchanged(rows)
-            return exchange_halves(_train_difference(run, source, rows, train_rows, settings))
-        return _train_difference(run, source, rows, train_rows, settings)
+            return exchange_halves(_train_difference(run, source, rows, sample, settings))
+        return _train_difference(run, source, rows, sample, settings)
     if method == "delta":
         mean, scale = measured_normaliser(source, ranks or Ranks())
         turn = SumAndDifference(mean, scale, DELTA_WEIGHT)
@@ -142,9 +143,9 @@ def exchange_halves(coder: Crosscoder) -> Crosscoder:
 def _nothing(rows: Float[Tensor, "rows 2 d_model"], settings: TrainSettings) -> Crosscoder:
     """The dictionary of two models that do not differ: no latent ever fires."""
     inputs = rows[0].numel()
-    zero = torch.zeros(settings.n_latents, inputs)
     return Crosscoder(
-        W_enc=zero, b_enc=zero[:, 0], W_dec=zero, b_dec=zero[0], mean=rows.mean(0), scale=torch.ones(2), threshold=0.0, k=settings.k
+        W_enc=torch.zeros(settings.n_latents, inputs), b_enc=torch.zeros(settings.n_latents),
+        W_dec=torch.zeros(settings.n_latents, inputs), b_dec=torch.zeros(inputs), mean=rows.mean(0), scale=torch.ones(2), threshold=0.0, k=settings.k
     )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ class Trainer:
         share = self.ranks.share(settings.n_latents)
         self._own = None if own is None else own[share].to(self.device)
         self._weights = None if weights is None else weights[share].to(self.device)
-        if self._own is not None:
+        if own is not None:
             rows = rows * own[share][:, :, None]
         self.W_dec = rows.flatten(1).to(self.device)
         self.W_enc = self.W_dec.clone()
