@@ -65,11 +65,11 @@ def causal_lines(panel: CausalPanel, *, short: bool = False) -> list[str]:
         f"(KL) and its loss on the text is {_nats(panel.nll, signed=False)}."
     ]
     for row in panel.rows:
-        shown = [row.kind in ("set", "shifted")] if short else [True]
+        shown = not short or row.kind in ("set", "shifted")
         for way in _WAYS:
             effect: CausalEffect | None = getattr(row, way)
             clear = effect is not None and effect.kl.verdict != "unclear"
-            if row is panel.rows[0] or (all(shown) and (clear or row.kind == "shifted")):
+            if row is panel.rows[0] or (shown and (clear or row.kind == "shifted")):
                 lines.append(_sentence(panel, row, way))
             if row.out is None:
                 break
