@@ -587,3 +587,14 @@ def test_a_model_that_cannot_be_patched_still_gets_its_card(
     assert made.card.causal is None
     assert "The causal panel was asked for and not made: its layers cannot be hooked." in made.card.caveats
     assert made.card.classes == direct.card.classes
+
+
+def test_in_the_anchored_design_the_other_model_is_the_anchor(
+    run: Runner, base_model: Path, tuned_model: Path, merged_model: Path
+) -> None:
+    made = run(tuned_model, merged_model, anchor=base_model, causal=True, causal_tokens=400)
+    panel = made.card.causal
+    assert panel is not None
+    assert panel.other == "anchor"
+    assert not [row for row in panel.rows if row.kind == "shifted"]
+    assert "away from anchor" in (made.out / "card.md").read_text()
