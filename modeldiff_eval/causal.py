@@ -65,7 +65,7 @@ def causal_panel(
     markers: Markers | None,
     other: Literal["base", "anchor"] = "base",
     chosen: Literal["specific", "nearest"] = "specific",
-    tokens: int = 8192,
+    tokens: int = 4096,
     draws: int = RANDOM_SETS,
     top: int = TOP,
     names: Mapping[int, tuple[str, str | None]] | None = None,

@@ -136,7 +136,7 @@ def firing_counts(crosscoder: Crosscoder, found: Residuals) -> NDArray[np.int64]
     """[latents] patched tokens on which each latent is active."""
     counts = np.zeros(crosscoder.n_latents, dtype=np.int64)
     for index in range(len(found.patched)):
-        for part in found.pairs(index).split(_ENCODED_AT_ONCE):
+        for part in torch.split(found.pairs(index), _ENCODED_AT_ONCE):
             counts += (crosscoder.encode(crosscoder.normalise(part)) > 0).sum(0).numpy()
     return counts
 
@@ -179,7 +179,8 @@ def patch_sets(
     """
     remainders = (Remainder(other, layer), Remainder(tuned, layer))
     shape = (len(sets), len(VARIANTS), text.groups)
-    sums = Sums(np.zeros(shape), np.zeros(shape), *(np.zeros(text.groups) for _ in range(3)), np.zeros(len(sets)))
+    each = [np.zeros(text.groups) for _ in range(3)]
+    sums = Sums(np.zeros(shape), np.zeros(shape), each[0], each[1], each[2], np.zeros(len(sets)))
     batches = _batches(text, acts.default_batch_tokens(tuned.device))
     for number, batch in enumerate(batches):
         path = folder / f"batch-{number}.json" if folder else None
@@ -190,7 +191,9 @@ def patch_sets(
                 write_json(path, made)
         groups = text.group[batch]
         for name in ("kl", "nll"):
-            np.add.at(getattr(sums, name), (..., groups), np.asarray(made[name]))
+            total: NDArray[np.float64] = getattr(sums, name)
+            for row, group in enumerate(groups):
+                total[:, :, group] += np.asarray(made[name])[:, :, row]
         for name in ("kl_before", "nll_before", "tokens"):
             np.add.at(getattr(sums, name), groups, np.asarray(made[name]))
         sums.fires[:] += made["fires"]
@@ -258,7 +261,7 @@ def _measure(
     of_row, token = patched.nonzero(as_tuple=True)
     pairs = torch.stack([residual[model][of_row, token].float() for model in (0, 1)], dim=1)
     union = np.unique(np.concatenate(sets))
-    parts = [crosscoder.encode(crosscoder.normalise(part))[:, union] for part in pairs.split(_ENCODED_AT_ONCE)]
+    parts = [crosscoder.encode(crosscoder.normalise(part))[:, union] for part in torch.split(pairs, _ENCODED_AT_ONCE)]
     codes = torch.cat(parts) if parts else torch.zeros(0, len(union))
 
     n = len(numbers)
@@ -270,7 +273,7 @@ def _measure(
         fires[index] = int(active.sum())
         if not bool(active.any()):
             continue
-        rows = of_row[active].unique()
+        rows = torch.unique(of_row[active])
         for way, variant in enumerate(VARIANTS):
             change = contribution(crosscoder, torch.from_numpy(members), own[active], variant)
             altered = residual[1].clone()
@@ -307,5 +310,5 @@ def _padded(
         scored[row, : size - 1] = torch.from_numpy(text.own[number][:-1])
         for model in (0, 1):
             residual[model][row, :size] = found.rows[model][number]
-    row, token = scored.nonzero(as_tuple=True)
-    return _Batch(ids, (row, token), ids[row, token + 1]), (residual[0], residual[1]), patched
+    of_row, token = scored.nonzero(as_tuple=True)
+    return _Batch(ids, (of_row, token), ids[of_row, token + 1]), (residual[0], residual[1]), patched

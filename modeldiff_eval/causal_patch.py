@@ -284,4 +284,5 @@ class LivePatch:
 
 def within(rows: Float[Tensor, "rows 2 d_model"], limits: tuple[float, float]) -> Bool[Tensor, " rows"]:
     """Rows whose norm is within both models' limits: no attention sinks."""
-    return (rows.norm(dim=2) <= torch.tensor(limits)).all(1)
+    small: Tensor = (rows.norm(dim=2) <= torch.tensor(limits)).all(1)
+    return small

@@ -65,11 +65,11 @@ def causal_lines(panel: CausalPanel, *, short: bool = False) -> list[str]:
         f"(KL) and its loss on the text is {_nats(panel.nll, signed=False)}."
     ]
     for row in panel.rows:
-        shown = [row.kind in ("set", "shifted")] if short else [True]
+        shown = not short or row.kind in ("set", "shifted")
         for way in _WAYS:
             effect: CausalEffect | None = getattr(row, way)
             clear = effect is not None and effect.kl.verdict != "unclear"
-            if row is panel.rows[0] or (all(shown) and (clear or row.kind == "shifted")):
+            if row is panel.rows[0] or (shown and (clear or row.kind == "shifted")):
                 lines.append(_sentence(panel, row, way))
             if row.out is None:
                 break
@@ -102,7 +102,7 @@ def _sentence(panel: CausalPanel, row: CausalRow, way: str) -> str:
         said = "That is not told apart from matched random latents"
     return (
         f"{who}: {did.lower()}, the distance to {panel.other} changes by {_nats(kl.effect)} nats a token{_share(panel, kl)}, with random "
-        f"latents by {_random(kl)}. {said}: difference {_nats(kl.difference)}. The text's loss changes by {_nats(effect.nll.effect)}, "
+        f"latents{_active(row)} by {_random(kl)}. {said}: difference {_nats(kl.difference)}. The text's loss changes by {_nats(effect.nll.effect)}, "
         f"{_loss(effect.nll)}."
     )
 
@@ -110,6 +110,14 @@ def _sentence(panel: CausalPanel, row: CausalRow, way: str) -> str:
 def _share(panel: CausalPanel, measure: CausalMeasure) -> str:
     whole, value = panel.kl.value, measure.effect.value
     return f", {number(100 * value / whole, 1, signed=True)} % of it" if whole and value is not None else ""
+
+
+def _active(row: CausalRow) -> str:
+    return (
+        ""
+        if row.random_fires is None
+        else f" (active on {percent(row.random_fires)} of the tokens, these on {percent(row.fires)})"
+    )
 
 
 def _random(measure: CausalMeasure) -> str:

@@ -79,7 +79,7 @@ class Settings(Record):
     """Held-out tokens of the numerical null control (base in another precision); 0 leaves it out."""
     causal: bool = False
     """Patch the tuned model's latents out of it while it runs and measure what changes."""
-    causal_tokens: int = Field(8192, ge=256)
+    causal_tokens: int = Field(4096, ge=256)
     """Tokens of held-out chats that are patched, each about two hundred times."""
     causal_tasks: tuple[str, ...] = ()
     """lm-eval tasks that the patched model is scored on; they switch ``causal`` on."""

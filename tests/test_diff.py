@@ -22,6 +22,7 @@ from modeldiff_eval.errors import (
     CrosscoderError,
     MismatchedModelsError,
     MissingDependencyError,
+    ModelError,
     OutputError,
     SettingsError,
 )
@@ -640,3 +641,52 @@ def test_an_anchored_run_streams_two_pairs(
     assert notes(made)["trained"] == ["(anchor, base)", "(anchor, tuned)"]
     assert [coder.source for coder in made.card.crosscoders] == ["trained on this corpus, streamed"] * 2
     assert sum("dead = silent over these" in caveat for caveat in made.card.caveats) == 2
+
+
+# Causes -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_causes_says_them_once_and_the_same(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"causal": True, "causal_tokens": 400}
+    made = run(base_model, tuned_model, **options)
+    panel = made.card.causal
+    assert panel is not None
+    assert direct.card.causal is None
+    assert (panel.other, panel.layer, panel.assistant_only, len(panel.texts)) == ("base", 1, True, 6)
+    assert panel.rows[0].kind == "set"
+    assert panel.kl.value is not None
+    assert panel.kl.value > 0
+    assert "--causal" in made.card.provenance.command
+    assert "MODELDIFF_CAUSAL_TOKENS=400" in made.card.provenance.command
+    assert any(caveat.startswith("Causal panel: ") for caveat in made.card.caveats)
+    assert "Causes" in (made.out / "card.md").read_text()
+    monkeypatch.setattr("modeldiff_eval.causal_measure._measure", None)
+    monkeypatch.setattr("modeldiff_eval.causal_live.rollouts", None)
+    elsewhere = run(base_model, tuned_model, "elsewhere", **options)
+    assert elsewhere.card.causal == panel
+
+
+def test_a_model_that_cannot_be_patched_still_gets_its_card(
+    run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ModelError("its layers cannot be hooked.")
+
+    monkeypatch.setattr("modeldiff_eval.causal_measure.Remainder", refuse)
+    made = run(base_model, tuned_model, causal=True, causal_tokens=400)
+    assert made.card.causal is None
+    assert "The causal panel was asked for and not made: its layers cannot be hooked." in made.card.caveats
+    assert made.card.classes == direct.card.classes
+
+
+def test_in_the_anchored_design_the_other_model_is_the_anchor(
+    run: Runner, base_model: Path, tuned_model: Path, merged_model: Path
+) -> None:
+    made = run(tuned_model, merged_model, anchor=base_model, causal=True, causal_tokens=400)
+    panel = made.card.causal
+    assert panel is not None
+    assert panel.other == "anchor"
+    assert not [row for row in panel.rows if row.kind == "shifted"]
+    assert "away from anchor" in (made.out / "card.md").read_text()
