@@ -236,7 +236,9 @@ def _trust(card: Card) -> str:
     if not rows:
         return "Crosscoder: not listed"
     table = _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens", "Seed agreement"), rows)
-    return "\n".join([table, "", _latent_counts(card), *map(_difference, card.differences or ()), *map(_training, card.crosscoders)])
+    return "\n".join(
+        [table, "", _latent_counts(card), *map(_difference, card.differences or ()), *map(_training, card.crosscoders)]
+    )
 
 
 def _latent_counts(card: Card) -> str:
@@ -261,7 +263,7 @@ def _difference(found: DifferenceInfo) -> str:
     return (
         f"{said}; {number(found.changed, 0)} of {number(found.measured, 0)} measured latents are beyond noise at a false discovery rate of "
         f"{percent(found.false_discovery_rate, 0)} ({number(found.rewritten, 0)} rewritten: in both models, in other directions); with "
-        f"the models exchanged {percent(found.null_rate, 2)} are found."
+        f"the models exchanged in half of the documents at random {percent(found.null_rate, 2)} are found."
     )
 
 
