@@ -176,8 +176,9 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{name} is missing"
     if problem["type"] == "extra_forbidden":
-        inner: type[Record] = {"training": Training, "learned": LearnedRule}.get(str(problem["loc"][0]), Organism)
-        known = _keys(inner if len(problem["loc"]) > 1 else Organism)
+        inner: dict[str, type[Record]] = {"training": Training, "learned": LearnedRule}
+        nested = len(problem["loc"]) > 1
+        known = _keys(inner.get(str(problem["loc"][0]), Organism) if nested else Organism)
         return f"unknown key {name!r}.{did_you_mean(str(problem['loc'][-1]), known)} Known keys: {', '.join(known)}"
     if problem["type"] == "literal_error":
         known = [str(word).strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]

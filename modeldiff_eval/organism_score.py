@@ -255,6 +255,6 @@ def _baseline(organism: Organism, bundles: Bundles, *, top: int, shuffles: int, 
 
     return Baseline(
         named=share(bundles.named(drawn)),
-        class_hit=share(bundles.in_class[drawn].any(1)),
+        class_hit=share(bundles.in_class[drawn].any(axis=1)),
         category_hit=None if organism.category is None else share(bundles.in_category[drawn].any(1)),
     )

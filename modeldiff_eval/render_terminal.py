@@ -65,8 +65,8 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
     for name, path in paths.items():
         # One path is one line whatever the width, so that it can be copied and clicked.
         where = Text("not written" if path is None else visible(str(path)))
-        line = Text.assemble((f"{name:<5}", "dim"), where)
-        console.print(_safe(line, ascii_only), highlight=False, soft_wrap=True)
+        named = Text.assemble((f"{name:<5}", "dim"), where)
+        console.print(_safe(named, ascii_only), highlight=False, soft_wrap=True)
     page = paths.get("html")
     following = hint or (f"open {visible(str(page))}" if page is not None else None)
     if following is not None:

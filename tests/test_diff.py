@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def options(text: Path) -> dict[str, Any]:
     return {
-        "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": 48, "k": 4, "steps": STEPS, "batch": 256,
+        "method": "batchtopk", "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": 48, "k": 4, "steps": STEPS, "batch": 256,
         "null_tokens": 4000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
     }  # fmt: skip
 
@@ -188,8 +189,9 @@ def test_a_perturbed_model_moves_activations(direct: Any) -> None:
 
 def test_graded_weights_are_in_table_and_card(direct: Any) -> None:
     table, counts = direct.latents, direct.card.latents
-    high = table["nu_error_high"].to_numpy(dtype=float)
-    np.testing.assert_allclose(table["graded_weight"], np.where(np.isnan(high), 0, np.maximum(0, 1 - high)))
+    low, high = (table[f"nu_error_{bound}"].to_numpy(dtype=float) for bound in ("low", "high"))
+    weight = np.where(np.isnan(high), 0, np.maximum(0, 1 - np.maximum(high, -low)))
+    np.testing.assert_allclose(table["graded_weight"], weight)
     assert table["shifted"].isna().all()
     assert (counts.base.shifted, counts.null_rate) == (None, None)
     for side, own in (("base", counts.base.graded), ("tuned", counts.tuned.graded)):
@@ -232,7 +234,7 @@ def test_a_null_control_fills_the_shifted_counts(
     def controlled(work: Any, role: str, measured: Any, claim: int, shift: Any) -> Any:
         high = measured.nu[claim].error_high
         null = Shifted(high < 0.9, rate=0.01 if role == "base" else 0.02, threshold=0.9, delta=0.1)
-        return make_side(work, role, measured, claim, shift, null)
+        return replace(make_side(work, role, measured, claim, shift), null=null)
 
     monkeypatch.setattr(analysis, "make_side", controlled)
     card = (made := run(base_model, tuned_model)).card
@@ -281,7 +283,7 @@ def test_a_second_run_does_nothing_twice_and_says_the_same(
     run: Runner, direct: Any, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activations, "forward_rows", None)
-    monkeypatch.setattr("modeldiff_eval.fit.train", None)
+    monkeypatch.setattr("modeldiff_eval.fit.train_method", None)
     monkeypatch.setattr("modeldiff_eval.models.load", None)
     recorder = Recorder()
     again = run(base_model, tuned_model, reporter=recorder)
