@@ -20,6 +20,7 @@ from modeldiff_eval.families import families
 from modeldiff_eval.graded import GradedView, Shifted, SideWeights, Weights, graded_shares, weigh
 from modeldiff_eval.shift import Shift
 from modeldiff_eval.taxonomy import Taxonomy
+from modeldiff_eval.token_kinds import TokenKind, token_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +37,8 @@ RADIUS = 24
 class Measured:
     """One dictionary's latents. ``nu`` by claim side (0 = specific to the first model, 1 = to the second).
 
-    In tables, evidence and annotations a latent's number is ``offset`` + its place here. ``changed`` [latents]: more than noise
-    by the exchange control, and ``null_rate`` the share of latents that the control finds where everything is false; None
-    where the dictionary has no such control.
+    In tables, evidence and annotations a latent's number is ``offset`` + its place here. ``control``: None but for a dictionary
+    of differences.
     """
 
     pair: Pair
@@ -52,22 +52,23 @@ class Measured:
     evidence: dict[int, Evidence]
     weights: dict[int, Weights]
     offset: int = 0
-    changed: NDArray[np.bool_] | None = None
-    null_rate: float | None = None
+    control: Control | None = None
 
     def rank_key(self, claim: int) -> NDArray[np.float64]:
         """What orders candidates of one claim, smallest first; NaN for latents that are none.
 
-        The upper limit of ν^ε on the ranking half. In a dictionary of differences that of |ν^ε|, of latents that are more
-        than noise.
+        The upper limit of ν^ε on the ranking half. In a dictionary of differences minus the share of the difference that the
+        latent explains, for latents that are more than noise and of which the other model has less.
         """
         if (nu := self.nu.get(claim)) is None:
             return np.full(len(self.firings), np.nan)
-        return nu.rank_error_high if self.changed is None else np.where(self.changed, nu.either_way(), np.nan)
+        if self.control is None:
+            return nu.rank_error_high
+        return np.where(self.control.changed & nu.less(), -self.control.energy, np.nan)
 
     @property
     def dictionary(self) -> str:
-        return "crosscoder" if self.changed is None else "difference"
+        return "crosscoder" if self.control is None else "difference"
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -102,11 +103,11 @@ def measure_pair(
             )
             for side in sides
         }
-    beyond, null_rate = _exchange_control(work, pair, heldout, document, nu, title) if control else (None, None)
+    found = _exchange_control(work, corpus, pair, heldout, nu, title) if control else None
     # One seed for all claims of a run: their documents are resampled together.
     weights = {side: weigh(sums, nu[side], rng=np.random.default_rng([settings.seed, 13])) for side in sides}
-    if beyond is not None:
-        weights = {side: own.only(beyond) for side, own in weights.items()}
+    if found is not None:
+        weights = {side: own.only(found.changed) for side, own in weights.items()}
     with work.reporter.task(f"Top documents {title}", unit="tokens") as advance:
         peaks, firings = measure.top_documents(
             pair.crosscoder, pair.rows, kept.rows, document, n=settings.top_examples, on_progress=advance
@@ -117,21 +118,43 @@ def measure_pair(
     annotations = _annotate(work, evidence, _background(work, corpus), out / "annotations.jsonl")
     return Measured(
         pair, nu, delta_norm(pair.crosscoder.decoder_norms()).double().numpy(), firings, firings / len(kept.rows), peaks, windows,
-        annotations, {item.latent: item for item in evidence}, weights, offset, beyond, null_rate,
+        annotations, {item.latent: item for item in evidence}, weights, offset, found,
     )  # fmt: skip
 
 
+PERMUTATIONS = 20
+
+
+@dataclass(frozen=True)
+class Control:
+    """The exchange control of a dictionary of differences.
+
+    ``changed`` [latents]: more than noise. ``null_rate``: mean share of the measured latents that the same rule finds when the
+    models are exchanged in half of the documents at random, 20 times. ``energy`` [latents]: share of the squared difference
+    that each explains, over the tokens that are not the chat template's or a system prompt's.
+    """
+
+    changed: NDArray[np.bool_]
+    null_rate: float | None
+    energy: NDArray[np.float64]
+
+
 def _exchange_control(
-    work: Workspace, pair: Pair, heldout: torch.Tensor, document: NDArray[np.int32], nu: dict[int, measure.Nu], title: str
-) -> tuple[NDArray[np.bool_], float | None]:  # fmt: skip
-    """Which latents are more than noise, and the share of them that are found on the exchanged pair, where all are false."""
-    rate = work.settings.false_discovery_rate
+    work: Workspace, corpus: TokenCorpus, pair: Pair, heldout: torch.Tensor, nu: dict[int, measure.Nu], title: str
+) -> Control:
+    rate, document = work.settings.false_discovery_rate, corpus.document_of_token()
     blocks = measure.document_blocks(heldout, document, seed=work.settings.seed, limit=EXCHANGE_BLOCKS)
+    counted = token_kinds(corpus, work.tokenizer, work.template) > TokenKind.SYSTEM
     with work.reporter.task(f"Null control {title}: models exchanged", unit="tokens") as advance:
-        control = exchanged(pair.crosscoder, pair.rows, blocks, on_progress=advance)
+        control = exchanged(pair.crosscoder, pair.rows, blocks, counted=counted, on_progress=advance)
     defined = np.logical_or.reduce([~np.isnan(side.rank_error) for side in nu.values()])
-    false = changed(control.reversed().p_values(), defined, rate=rate)
-    return changed(control.p_values(), defined, rate=rate), float(false[defined].mean()) if defined.any() else None
+    rng = np.random.default_rng([work.settings.seed, 12])
+    false = [
+        changed(control.permuted(rng).p_values(), defined, rate=rate)[defined].mean()
+        for _ in range(PERMUTATIONS if defined.any() else 0)
+    ]
+    energy = control.energy / max(float(control.energy.sum()), 1e-30)
+    return Control(changed(control.p_values(), defined, rate=rate), float(np.mean(false)) if false else None, energy)
 
 
 class _Decoder:
@@ -242,12 +265,11 @@ def make_side(work: Workspace, role: str, measured: Measured, claim: int, shift:
         none = np.zeros(0, dtype=np.int64)
         return Side(role, measured, claim, none, none, shift)
     null = None
-    if measured.changed is not None:
-        passing = nu.absent(limits.nu_error) & measured.changed
-        if measured.null_rate is not None:
-            null = Shifted(
-                nu.less() & measured.changed, measured.null_rate, 1.0, 0.0, work.settings.false_discovery_rate
-            )
+    if (control := measured.control) is not None:
+        passing = nu.absent(limits.nu_error) & control.changed
+        if control.null_rate is not None:
+            rate = work.settings.false_discovery_rate
+            null = Shifted(nu.less() & control.changed, control.null_rate, 1.0, 0.0, rate)
     else:
         passing = nu.specific(error=limits.nu_error, reconstruction=limits.nu_reconstruction)
     key = measured.rank_key(claim)
@@ -359,7 +381,8 @@ def latent_table(sides: list[Side], family: list[NDArray[np.int64]]) -> pd.DataF
                     "rank_nu_error": nu.rank_error, "rank_nu_reconstruction": nu.rank_reconstruction,
                     "rank_nu_error_high": nu.rank_error_high, "rank_nu_error_low": nu.rank_error_low,
                     "rank_key": m.rank_key(side.claim),
-                    "changed": np.full(n, None) if m.changed is None else m.changed,
+                    "changed": np.full(n, None) if m.control is None else m.control.changed,
+                    "energy": unknown if m.control is None else m.control.energy,
                     "specific": np.isin(np.arange(n), side.specific),
                     "family": number,
                     "shifted": pd.array(side.null.shifted if side.null else [None] * n, dtype="boolean"),
@@ -400,14 +423,15 @@ def control_figures(measured: Measured, settings: Settings) -> dict[str, int | f
 
     Rewritten: more than noise, and ν^ε at most −½ for either model, the same behaviour written in another direction.
     """
-    beyond = measured.changed if measured.changed is not None else np.zeros(0, dtype=np.bool_)
+    control = measured.control
+    beyond = control.changed if control is not None else np.zeros(len(measured.firings), dtype=np.bool_)
     sides = list(measured.nu.values())
     defined = np.logical_or.reduce([~np.isnan(nu.rank_error) for nu in sides])
     with np.errstate(invalid="ignore"):
         opposite = np.logical_or.reduce([(nu.rank_error <= -0.5) & (nu.rank_error >= -2) for nu in sides])
     return {
         "measured": int(defined.sum()), "changed": int(beyond.sum()), "rewritten": int((beyond & opposite).sum()),
-        "false_discovery_rate": settings.false_discovery_rate, "null_rate": measured.null_rate,
+        "false_discovery_rate": settings.false_discovery_rate, "null_rate": control.null_rate if control else None,
     }  # fmt: skip
 
 

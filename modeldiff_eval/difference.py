@@ -176,10 +176,14 @@ def explained(coder: Crosscoder, rows: Rows, heldout: Int[Tensor, " heldout"]) -
 
 @dataclass(frozen=True)
 class Exchanged:
-    """Largest f of every latent in every block of held-out documents: as the models are, and with the two exchanged."""
+    """Largest f of every latent in every block of held-out documents: as the models are, and with the two exchanged.
+
+    ``energy`` [latents]: what each adds to the squared difference of the models on the tokens that count.
+    """
 
     measured: Float[NDArray[np.float32], "blocks latents"]
     exchanged: Float[NDArray[np.float32], "blocks latents"]
+    energy: Float[NDArray[np.float64], " latents"]
 
     def p_values(self, *, top: int = TOP_BLOCKS) -> Float[NDArray[np.float64], " latents"]:
         """One-sided sign test: of the ``top`` blocks with the largest f of either kind, how many have it as the models are?
@@ -195,27 +199,45 @@ class Exchanged:
         p: NDArray[np.float64] = binom.sf((real > other).sum(0) - 1, votes, 0.5)
         return np.where(votes > 0, p, 1.0)
 
-    def reversed(self) -> Exchanged:
-        """What the dictionary does on the exchanged pair: everything that is found there is false."""
-        return Exchanged(self.exchanged, self.measured)
+    def permuted(self, rng: np.random.Generator) -> Exchanged:
+        """The models exchanged in each block with probability ½: whatever is found then is false."""
+        swap = rng.random((len(self.measured), 1)) < 0.5
+        return replace(
+            self,
+            measured=np.where(swap, self.exchanged, self.measured),
+            exchanged=np.where(swap, self.measured, self.exchanged),
+        )
 
 
-def exchanged(coder: Crosscoder, rows: Rows, blocks: Blocks, *, on_progress: Progress | None = None) -> Exchanged:
+def exchanged(
+    coder: Crosscoder,
+    rows: Rows,
+    blocks: Blocks,
+    *,
+    counted: Bool[NDArray[np.bool_], " tokens"] | None = None,
+    on_progress: Progress | None = None,
+) -> Exchanged:
     """The built-in null control: the difference with its sign reversed, through the same dictionary.
 
     Args:
         blocks: of whole documents, at most about a thousand; a block is what is exchanged.
+        counted: by token number, which tokens count for ``energy``; all if left out.
     """
     largest = torch.zeros(2, blocks.n, coder.n_latents)
+    squares = torch.zeros(coder.n_latents, dtype=torch.float64)
     d = coder.d_model
     for done, (part, block) in parts_of(blocks, 1024):
         x = coder.normalise(rows(part))
         where = torch.from_numpy(block)[:, None].expand(-1, coder.n_latents)
-        for number, inputs in enumerate((x, x.view(-1, 2, d).flip(1).flatten(1))):
-            largest[number].scatter_reduce_(0, where, coder.encode(inputs), "amax")
+        codes = coder.encode(x)
+        seen = codes if counted is None else codes[torch.from_numpy(counted[part.numpy()])]
+        squares += seen.double().square().sum(0)
+        for number, f in enumerate((codes, coder.encode(x.view(-1, 2, d).flip(1).flatten(1)))):
+            largest[number].scatter_reduce_(0, where, f, "amax")
         if on_progress:
             on_progress(done, len(blocks.rows))
-    return Exchanged(largest[0].numpy(), largest[1].numpy())
+    size = coder.W_dec.view(-1, 2, d).double().diff(dim=1).square().sum((1, 2))
+    return Exchanged(largest[0].numpy(), largest[1].numpy(), (squares * size).numpy())
 
 
 def changed(

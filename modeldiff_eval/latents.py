@@ -174,10 +174,6 @@ class Nu:
         with np.errstate(invalid="ignore"):
             return (self.rank_error < error) & (self.rank_reconstruction < reconstruction)
 
-    def either_way(self) -> NDArray[np.float64]:
-        """Upper limit of |ν^ε| on the ranking half [latents]."""
-        return np.maximum(self.rank_error_high, -self.rank_error_low)
-
     def absent(self, error: float) -> NDArray[np.bool_]:
         """Latents of a difference dictionary of which the other model has neither this direction nor its opposite: |ν^ε| below ``error``."""
         with np.errstate(invalid="ignore"):

@@ -176,9 +176,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{name} is missing"
     if problem["type"] == "extra_forbidden":
-        inner: dict[str, type[Record]] = {"training": Training, "learned": LearnedRule}
-        nested = len(problem["loc"]) > 1
-        known = _keys(inner.get(str(problem["loc"][0]), Organism) if nested else Organism)
+        parts: dict[str, list[str]] = {"training": _keys(Training), "learned": _keys(LearnedRule)}
+        known = parts.get(str(problem["loc"][0]), _keys(Organism)) if len(problem["loc"]) > 1 else _keys(Organism)
         return f"unknown key {name!r}.{did_you_mean(str(problem['loc'][-1]), known)} Known keys: {', '.join(known)}"
     if problem["type"] == "literal_error":
         known = [str(word).strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]

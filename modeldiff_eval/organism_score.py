@@ -41,9 +41,11 @@ class TopHit(Record):
 
 
 class Baseline(Record):
-    """Shares of the shuffles that would have counted."""
+    """Shares of the shuffles that would have counted; ``named`` is by label or by documents."""
 
     named: Proportion
+    by_label: Proportion
+    by_documents: Proportion
     class_hit: Proportion
     category_hit: Proportion | None
 
@@ -85,10 +87,9 @@ class Bundles:
     label: list[str | None]
     category: list[str | None]
 
-    def named(self, which: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[draws] Whether the latents ``which`` [draws, top] name the plant, by label or by documents."""
-        pooled = self.carrying[which].sum(1) >= DOCUMENT_SHARE * np.maximum(1, self.documents[which].sum(1))
-        return np.asarray(self.label_matches[which].any(1) | pooled)
+    def by_documents(self, which: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[draws] Whether half of the documents of the latents ``which`` [draws, top] carry the plant, pooled."""
+        return np.asarray(self.carrying[which].sum(1) >= DOCUMENT_SHARE * self.documents[which].sum(1))
 
 
 def score(
@@ -244,17 +245,25 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _any(hits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[draws] Whether one of each row's hits [draws, top] is True."""
+    return np.asarray(hits.any(axis=1))
+
+
 def _baseline(organism: Organism, bundles: Bundles, *, top: int, shuffles: int, rng: np.random.Generator) -> Baseline:
     """Five bundles drawn blindly without putting back, many times: what a permutation gives to the first five ranks."""
     if shuffles < 1:
         raise UsageError(f"shuffles = {shuffles}: the baseline needs at least one.")
     drawn = np.stack([rng.choice(len(bundles.latent), size=top, replace=False) for _ in range(shuffles)])
+    by_label, by_documents = _any(bundles.label_matches[drawn]), bundles.by_documents(drawn)
 
     def share(hits: NDArray[np.bool_]) -> Proportion:
         return proportion(int(hits.sum()), shuffles)
 
     return Baseline(
-        named=share(bundles.named(drawn)),
-        class_hit=share(bundles.in_class[drawn].any(axis=1)),
-        category_hit=None if organism.category is None else share(bundles.in_category[drawn].any(1)),
+        named=share(by_label | by_documents),
+        by_label=share(by_label),
+        by_documents=share(by_documents),
+        class_hit=share(_any(bundles.in_class[drawn])),
+        category_hit=None if organism.category is None else share(_any(bundles.in_category[drawn])),
     )

@@ -12,7 +12,7 @@ from modeldiff_eval.truth_table import percent
 
 _CAPTION = (
     "Learned: greedy answers to held-out prompts that carry the plant, tuned / base. Named: by a label (L) or the top documents (D) of the "
-    "first five latents of the tuned side. Blind: how often five latents drawn at random would have named it."
+    "first five latents of the tuned side. Blind: how often five latents drawn at random would have named it, by either way."
 )
 
 
@@ -50,7 +50,10 @@ def _cells(score: Score | None, row: OrganismRow) -> tuple[str, str, str, str]:
     documents = f"{score.documents.count} of {score.documents.n}"
     named = f"yes ({how}; {documents})" if score.named else f"no ({documents})"
     category = "–" if score.category_hit is None else f"{row.expected_category} {_yes(score.category_hit)}"
-    return named, f"{row.expected_class} {_yes(score.class_hit)}", category, percent(score.baseline.named)
+    blind = ", ".join(
+        f"{x} {percent(s)}" for x, s in (("L", score.baseline.by_label), ("D", score.baseline.by_documents))
+    )
+    return named, f"{row.expected_class} {_yes(score.class_hit)}", category, blind
 
 
 def _yes(hit: bool) -> str:

@@ -104,8 +104,8 @@ class DifferenceInfo(Record):
 
     ``energy_share``: energy of second − first over that of both models, each about its mean, in [0, 1]. ``fve``: how much of it
     the dictionary explains; None where nothing differs. ``changed``: latents that are more than noise by the exchange control
-    at ``false_discovery_rate``; ``null_rate``: share of the measured latents that the same rule finds with the models exchanged,
-    where all it finds is false.
+    at ``false_discovery_rate``; ``null_rate``: mean share of the measured latents that the same rule finds with the models
+    exchanged in half of the documents at random, where all it finds is false.
     """
 
     first: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, Estimate, ModelInfo
+from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, DifferenceInfo, Estimate, ModelInfo
 from modeldiff_eval.render_causal import causal_lines, causal_table
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import simpler
@@ -236,7 +236,9 @@ def _trust(card: Card) -> str:
     if not rows:
         return "Crosscoder: not listed"
     table = _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens", "Seed agreement"), rows)
-    return "\n".join([table, "", _latent_counts(card), *map(_training, card.crosscoders)])
+    return "\n".join(
+        [table, "", _latent_counts(card), *map(_difference, card.differences or ()), *map(_training, card.crosscoders)]
+    )
 
 
 def _latent_counts(card: Card) -> str:
@@ -246,6 +248,23 @@ def _latent_counts(card: Card) -> str:
         sides.append(f"{number(side.specific, 0)} specific and {shifted} in {name}")
     rate = "not measured" if card.latents.null_rate is None else percent(card.latents.null_rate, 2)
     return f"- Latents: {'; '.join(sides)}; null rate {rate}."
+
+
+def _difference(found: DifferenceInfo) -> str:
+    name = f"{markdown(found.first, limit=80)} / {markdown(found.second, limit=80)}"
+    if found.fve is None:
+        return f"- Dictionary of differences {name}: nothing differs on the held-out tokens."
+    said = (
+        f"- Dictionary of differences {name}: the difference is {percent(found.energy_share, 2)} of all energy, and "
+        f"{number(found.n_latents, 0)} latents explain {percent(found.fve)} of it"
+    )
+    if found.measured is None or found.changed is None or found.rewritten is None or found.null_rate is None:
+        return f"{said}."
+    return (
+        f"{said}; {number(found.changed, 0)} of {number(found.measured, 0)} measured latents are beyond noise at a false discovery rate of "
+        f"{percent(found.false_discovery_rate, 0)} ({number(found.rewritten, 0)} rewritten: in both models, in other directions); with "
+        f"the models exchanged in half of the documents at random {percent(found.null_rate, 2)} are found."
+    )
 
 
 def _training(crosscoder: CrosscoderInfo) -> str:

@@ -80,6 +80,11 @@ def test_the_baseline_is_what_blind_draws_give() -> None:
     assert share.high is not None
     assert share.low - 0.01 < exact < share.high + 0.01
     assert result.baseline.class_hit.count == 0
+    assert result.baseline.by_label == share
+    assert result.baseline.by_documents.count == 0
+    # Three of four latents are wholly on the plant: any five (all four here) have half of their documents on it.
+    full = scored(tables([0.1, 0.2, 0.3, 0.4], [4, 4, 4, 0]))
+    assert (full.baseline.by_documents.value, full.baseline.by_label.value) == (1.0, 0.0)
 
 
 def test_latents_without_rank_or_examples_are_passed_over() -> None:
