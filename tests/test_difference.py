@@ -152,9 +152,13 @@ def test_shares_of_latents_that_fire_together_are_found_together() -> None:
 # Noise ------------------------------------------------------------------------------------------------
 
 
+def control_of(measured: np.ndarray, other: np.ndarray) -> D.Exchanged:
+    return D.Exchanged(measured.astype(np.float32), other.astype(np.float32), np.ones(measured.shape[1]))
+
+
 def test_noise_gives_uniform_p_values() -> None:
     rng = np.random.default_rng(0)
-    noise = D.Exchanged(*rng.exponential(size=(2, 200, 8000)).astype(np.float32))
+    noise = control_of(*rng.exponential(size=(2, 200, 8000)))
     p = noise.p_values()
     # Votes are whole numbers, so a p-value has steps: at each of them P(p ≤ step) is the step.
     steps = binom.sf(np.arange(12, 26), D.TOP_BLOCKS, 0.5)
@@ -168,19 +172,37 @@ def test_a_latent_of_one_model_is_far_from_noise_and_a_silent_one_says_nothing()
     measured[:, 0] = 1  # fires only as the models are
     other[:, 1] = 1  # only with them exchanged
     measured[:5, 3], other[:5, 3] = 2, 2  # ties do not vote
-    control = D.Exchanged(measured, other)
+    control = control_of(measured, other)
     p = control.p_values()
     assert p[0] == pytest.approx(0.5**D.TOP_BLOCKS)
     assert p[1:].tolist() == [1.0, 1.0, 1.0]
-    assert control.reversed().p_values()[[0, 1]].tolist() == [1.0, pytest.approx(0.5**D.TOP_BLOCKS)]
     assert D.changed(p, np.ones(4, dtype=bool), rate=0.05).tolist() == [True, False, False, False]
+
+
+def test_exchanging_at_random_leaves_nothing_to_find() -> None:
+    """Latents that only fire as the models are, in forty blocks each of their own size: exchanged at random they are noise."""
+    rng = np.random.default_rng(0)
+    measured = np.repeat(rng.random((40, 1)) + 1, 300, axis=1)
+    control = control_of(measured, np.zeros_like(measured))
+    everything = np.ones(300, dtype=bool)
+    assert D.changed(control.p_values(), everything, rate=0.05).all()
+    votes, found = list[float](), 0
+    for _ in range(200):
+        other = control.permuted(rng)
+        assert np.array_equal(other.measured + other.exchanged, control.measured)
+        assert (other.energy == control.energy).all()
+        assert (other.measured == other.measured[:, :1]).all()  # A block is exchanged whole.
+        votes.append(float((other.measured[:, 0] > 0).mean()))
+        found += bool(D.changed(other.p_values(), everything, rate=0.05).any())
+    assert np.mean(votes) == pytest.approx(0.5, abs=0.03)
+    assert found <= 20  # At most one in twenty of 200, and a margin of three standard errors.
 
 
 def test_only_the_strongest_blocks_vote() -> None:
     """Three strong blocks as the models are, then many weak ones exchanged."""
     measured, other = np.zeros((20, 1), dtype=np.float32), np.full((20, 1), 0.5, dtype=np.float32)
     measured[:3] = 9
-    control = D.Exchanged(measured, other)
+    control = control_of(measured, other)
     assert control.p_values(top=3).tolist() == [0.125]
     assert control.p_values(top=20)[0] > 0.99
 
@@ -203,6 +225,11 @@ def test_exchanging_changes_the_sign_of_the_difference(case: Case, coder: Crossc
     by_hand = np.stack([f[blocks.block == block].max(0) for block in range(64)])
     np.testing.assert_allclose(control.measured, by_hand, rtol=1e-5)
     assert control.measured[:, :3].max() > 2
+    size = (coder.W_dec[:, 6:] - coder.W_dec[:, :6]).norm(dim=1).numpy()
+    np.testing.assert_allclose(control.energy, (f.astype(float) ** 2).sum(0) * size**2, rtol=1e-4)
+    some = D.exchanged(coder, case.of, blocks, counted=np.arange(ROWS) < ROWS // 4)
+    np.testing.assert_allclose(some.energy, (f[: ROWS // 4].astype(float) ** 2).sum(0) * size**2, rtol=1e-4)
+    assert np.array_equal(some.measured, control.measured)
     assert control.exchanged.max() == 0  # What tuned adds, and base writes the other way, is never found there.
     assert D.changed(control.p_values(), np.ones(4, dtype=bool), rate=0.05).tolist() == [True, True, True, False]
 
