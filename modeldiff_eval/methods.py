@@ -100,8 +100,8 @@ def train_method(
     if method == "difference":
         sample = train_rows if len(train_rows) else heldout  # Streamed: only held-out rows lie at hand.
         offset = difference_of(source.normaliser_sample(_SIGN_ROWS))[:, 0].double().mean(0)
-        if not bool(offset.any()) and not bool(difference_of(rows(heldout)).any()):
-            return _nothing(rows(heldout[:2]), settings)
+        if not bool(offset.any()) and not bool(difference_of(measured := rows(heldout)).any()):
+            return _nothing(measured, settings)
         # The sign is the data's own, so that exchanging the models exchanges every answer and nothing else.
         if offset[offset.abs().argmax()] < 0:
             source, rows = _Transformed(source, exchange), _exchanged(rows)
@@ -145,7 +145,8 @@ def _nothing(rows: Float[Tensor, "rows 2 d_model"], settings: TrainSettings) -> 
     inputs = rows[0].numel()
     return Crosscoder(
         W_enc=torch.zeros(settings.n_latents, inputs), b_enc=torch.zeros(settings.n_latents),
-        W_dec=torch.zeros(settings.n_latents, inputs), b_dec=torch.zeros(inputs), mean=rows.mean(0), scale=torch.ones(2), threshold=0.0, k=settings.k
+        W_dec=torch.zeros(settings.n_latents, inputs), b_dec=torch.zeros(inputs),
+        mean=rows.double().mean(0).float(), scale=torch.ones(2), threshold=0.0, k=settings.k
     )  # fmt: skip
 
 

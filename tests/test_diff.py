@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from tiny_pair import perturbed, save_corpus, save_model
 
-from modeldiff_eval import activations, analysis, diff, train
+from modeldiff_eval import activations, analysis, diff, models, train
 from modeldiff_eval.annotate import get_annotator
 from modeldiff_eval.annotation import Annotation, Evidence, annotation_key
 from modeldiff_eval.errors import (
@@ -284,10 +284,17 @@ def test_a_second_run_does_nothing_twice_and_says_the_same(
 ) -> None:
     monkeypatch.setattr(activations, "forward_rows", None)
     monkeypatch.setattr("modeldiff_eval.fit.train_method", None)
-    monkeypatch.setattr("modeldiff_eval.models.load", None)
+    load, loaded = models.load, list[str]()
+
+    def counted(source: models.Source, **options: Any) -> models.Loaded:
+        loaded.append(source.name)
+        return load(source, **options)
+
+    monkeypatch.setattr(models, "load", counted)
     recorder = Recorder()
     again = run(base_model, tuned_model, reporter=recorder)
     assert recorder.work() == set()
+    assert loaded == [str(tuned_model)]  # For the lens: what its final norm and unembedding make of the difference.
     assert notes(again)["trained"] == []
     assert but_for_created(again.card) == but_for_created(direct.card)
     pd.testing.assert_frame_equal(again.latents, direct.latents)
