@@ -198,7 +198,7 @@ def cache_folder(work: Workspace, material: Material, first: str, second: str, m
     parts: list[Any] = [rows[first].key, rows[second].key, fingerprint([len(kept), int(kept.sum())])]
     parts.append(options.model_dump(exclude={"exclusive"}))
     if method != "batchtopk":
-        parts.append([f"{method}-1", options.exclusive])
+        parts.append([f"{method}-2" if method == "difference" else f"{method}-1", options.exclusive])
     if material.streamed:
         block = default_block(options.batch, rows[first].d_model, [work.pool.dtype] * 2)
         stream = [material.corpus.key, str(work.pool.dtype), work.layer, work.tokenizer.bos_token_id, block]
