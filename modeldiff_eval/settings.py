@@ -218,7 +218,7 @@ def _from_config(path: Path) -> dict[str, Any]:
 CONFIG_ONLY = frozenset(
     {
         *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
-        *("null_tokens", "causal_tokens", "shift_estimator", "draws", "title"),
+        *("null_tokens", "causal_tokens", "shift_estimator", "draws", "title", "false_discovery_rate"),
     }
 )
 """Settings without a flag: they come from ``--config`` or the environment."""

@@ -421,7 +421,7 @@ def test_benchmarks_of_a_patched_model(tmp_path: Path) -> None:
 def rows(**columns: Any) -> pd.DataFrame:
     n = len(columns["latent"])
     defaults = {
-        "model": ["tuned"] * n, "specific": [False] * n, "rank_nu_error_high": list(range(n)), "label": [None] * n,
+        "model": ["tuned"] * n, "specific": [False] * n, "rank_key": list(range(n)), "label": [None] * n,
         "category": [None] * n, "shift": [0.0] * n, "shift_low": [0.0] * n, "shift_null": [0.0] * n, "firings": [50] * n,
     }  # fmt: skip
     return pd.DataFrame(defaults | columns)
@@ -429,7 +429,7 @@ def rows(**columns: Any) -> pd.DataFrame:
 
 def test_sets_of_a_run_with_specific_latents() -> None:
     table = rows(
-        latent=[7, 3, 9, 4], specific=[True, True, False, True], rank_nu_error_high=[0.2, 0.1, 0.0, 0.3],
+        latent=[7, 3, 9, 4], specific=[True, True, False, True], rank_key=[0.2, 0.1, 0.0, 0.3],
         category=["A.1", "B.8", "A.2", "A.5"], label=["x", "y", "z", None],
     )  # fmt: skip
     sets, chosen, names = causal.sets_from_table(table, {"A": "Safety", "B": "Language"}, nearest=2, shifted=True)
@@ -444,7 +444,7 @@ def test_sets_of_a_run_with_specific_latents() -> None:
 
 def test_sets_of_a_run_without_specific_latents() -> None:
     table = rows(
-        latent=[7, 3, 9, 4], rank_nu_error_high=[0.2, 0.1, np.nan, 0.3], shift=[0.5, 0.3, 0.9, -0.4],
+        latent=[7, 3, 9, 4], rank_key=[0.2, 0.1, np.nan, 0.3], shift=[0.5, 0.3, 0.9, -0.4],
         shift_low=[0.4, 0.01, 0.8, -0.5], shift_null=[0.1, 0.0, np.nan, 0.0],
     )  # fmt: skip
     sets, chosen, _ = causal.sets_from_table(table, {"A": "Safety"}, nearest=2, shifted=True)

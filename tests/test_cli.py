@@ -229,7 +229,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(compare: Run, monkeypatch: pytest.M
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit, "train", interrupt)
+    monkeypatch.setattr(fit, "train_method", interrupt)
     code, out, err = compare("--out", "run")
     assert (code, out) == (130, "")
     assert "run the same command again to resume" in err

@@ -27,7 +27,7 @@ def tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One tuned latent for each rank, with ``carrying`` of its ``documents`` examples on the plant; and a base side."""
     rows = [
-        {"model": side, "crosscoder": "base--tuned", "latent": i, "rank_nu_error_high": r, "shift": 0.1, "shift_low": -0.1,
+        {"model": side, "crosscoder": "base--tuned", "latent": i, "rank_key": r, "shift": 0.1, "shift_low": -0.1,
          "shift_high": 0.2, "shift_null": 0.01} | NOTHING | ((known or {}).get(i, {}) if side == "tuned" else {})
         for side in ("base", "tuned") for i, r in enumerate(ranks)
     ]  # fmt: skip
@@ -113,8 +113,8 @@ def test_only_the_first_twenty_documents_count() -> None:
 
 def test_tables_that_lack_something_are_refused(tmp_path: Path) -> None:
     latents, examples = tables([0.1, 0.2], [1, 1])
-    with pytest.raises(EvidenceError, match="Did you mean 'rank_nu_error_high'"):
-        score(ORGANISM, latents, examples, rank="rank_nu_eror_high", rng=np.random.default_rng(0))
+    with pytest.raises(EvidenceError, match="Did you mean 'rank_key'"):
+        score(ORGANISM, latents, examples, rank="rank_kye", rng=np.random.default_rng(0))
     with pytest.raises(EvidenceError, match="no latents of the side 'anchor'"):
         score(ORGANISM, latents, examples, side="anchor", rng=np.random.default_rng(0))
     with pytest.raises(EvidenceError, match="no column 'text'"):

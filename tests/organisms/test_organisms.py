@@ -156,7 +156,7 @@ def test_the_bench_scores_what_was_learned_and_only_that(bench: Any, tmp_path: P
     row = result.rows[0]
     assert (row.outcome, row.failure) == ("scored", None), row.failure
     assert row.specific is not None
-    assert row.specific.ranking == "rank_nu_error_high"
+    assert row.specific.ranking == "rank_key"
     assert row.shift is not None
     assert row.shift.baseline.named.n == 2000
     assert result.specific.named.n == 1

@@ -16,6 +16,7 @@ from modeldiff_eval import cli, truth
 from modeldiff_eval import truth_laws as laws
 from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.planted_constants import Scale, constants
+from modeldiff_eval.settings import Method
 from modeldiff_eval.truth_methods import Dictionary, Fit
 from modeldiff_eval.truth_report import Law, RuleRow, Selftest, proportion
 from modeldiff_eval.truth_score import NuErrors
@@ -32,9 +33,13 @@ TINY = Scale.model_validate(
 Run = Callable[..., tuple[int, str, str]]
 
 
+def bench(method: Method) -> Selftest:
+    return truth.selftest("quick", seeds=1, sizes=TINY, method=Dictionary(method))
+
+
 @pytest.fixture(scope="module")
 def small() -> Selftest:
-    return truth.selftest("quick", seeds=1, sizes=TINY)
+    return bench("batchtopk")
 
 
 def test_the_laws_hold_at_a_small_size(small: Selftest) -> None:
@@ -60,8 +65,46 @@ def test_the_record_is_whole(small: Selftest) -> None:
     assert Selftest.model_validate_json(small.model_dump_json()) == small
 
 
+@pytest.fixture(scope="module")
+def difference() -> Selftest:
+    """What the command runs when no method is named."""
+    return truth.selftest("quick", seeds=1, sizes=TINY)
+
+
+def test_a_dictionary_of_differences_keeps_the_laws_but_for_what_it_is_too_small_for(difference: Selftest) -> None:
+    """Sixteen latents for 24 that differ: none of the rescaled ones is learnt, so there is no order to look at."""
+    assert difference.method == "difference"
+    held = {law.name: law for law in difference.laws if law.holds}
+    (order,) = difference.broken
+    assert "of 0 pairs" in order.detail
+    assert len(held) == 3
+    assert held["base against itself: ν = 1 and nothing specific"].detail == "no latent fires, 0 claims"
+    assert "0 of 160 claims and definitions differ" in held["exchanging base and tuned exchanges every answer"].detail
+
+
+def test_its_record_has_the_rules_of_the_exchange_control(difference: Selftest) -> None:
+    rows = {row.rule: row for row in difference.rules if row.side == "both"}
+    assert list(rows) == ["delta_norm cuts", "specific (exchange)", "shifted (exchange)"]
+    specific, shifted = rows["specific (exchange)"], rows["shifted (exchange)"]
+    assert (specific.level, shifted.level) == ("specific", "shifted")
+    assert 1 <= specific.exclusive <= specific.claims <= shifted.claims
+    assert specific.false_on_null.n == shifted.false_on_null.n == 2 * (TINY.training.n_latents // 3)
+    assert all(run.l0 == pytest.approx(2, rel=0.5) for run in difference.runs)  # 3/8 of k = 4, rounded
+
+
+@pytest.mark.parametrize("method", ["dedicated", "delta"])
+def test_the_bench_runs_the_other_methods(method: Method, small: Selftest) -> None:
+    made = bench(method)
+    assert made.method == method
+    assert [(row.rule, row.side) for row in made.rules] == [(row.rule, row.side) for row in small.rules]
+    assert made.rules != small.rules
+    held = {law.name for law in made.laws if law.holds}
+    assert "recovered exclusive latents have a lower ν than shared ones" in held
+    assert "nothing differs: shifted claims at most 5 % of the latents" in held
+
+
 def test_equal_seeds_give_equal_answers(small: Selftest) -> None:
-    again = truth.selftest("quick", seeds=1, sizes=TINY)
+    again = bench("batchtopk")
     assert again.model_copy(update={"runs": []}) == small.model_copy(update={"runs": []})
 
 
@@ -166,6 +209,27 @@ def test_json_and_file_are_the_record(run: Run, small: Selftest, tmp_path: Path)
     assert (tmp_path / "record.json").read_text() == out
 
 
+def test_a_method_that_is_not_there_is_refused_with_the_nearest(run: Run) -> None:
+    code, out, err = run("--method", "diference")
+    assert (code, out) == (2, "")
+    assert "Did you mean 'difference'?" in err
+    assert "difference, batchtopk, dedicated, delta" in " ".join(err.split())
+
+
+def test_the_method_reaches_the_bench(monkeypatch: pytest.MonkeyPatch, small: Selftest) -> None:
+    asked: list[str] = []
+
+    def selftest(scale: str, *, method: Dictionary, **_: object) -> Selftest:
+        asked.append(method.name)
+        return small
+
+    monkeypatch.setattr("modeldiff_eval.truth.selftest", selftest)
+    for words in ([], ["--method", "delta"]):
+        with pytest.raises(SystemExit):
+            cli.main(["selftest", "-q", *words])
+    assert asked == ["difference", "delta"]
+
+
 def test_a_file_in_no_folder_is_refused_before_the_work(run: Run) -> None:
     code, out, err = run("--out", "nowhere/record.json")
     assert (code, out) == (2, "")
@@ -191,7 +255,7 @@ def test_help_is_light() -> None:
 @pytest.mark.slow
 def test_the_default_bench() -> None:
     """Laws, and floors well below what was measured (decision 011): they notice a broken method, not a mediocre one."""
-    result = truth.selftest()
+    result = truth.selftest(method=Dictionary("batchtopk"))
     assert [law.detail for law in result.broken] == []
     rows = {row.rule: row for row in result.rules if row.side == "both"}
     nu = {row.kind: row for row in result.nu}

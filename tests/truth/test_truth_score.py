@@ -43,7 +43,7 @@ def world() -> World:
 
 def nu_of(side: int, value: list[float], half: float = 0.1) -> Nu:
     v = np.array(value)
-    return Nu(side, v, v, v + half, v, v - half, v + half, v, v, v)
+    return Nu(side, v, v, v - half, v + half, v, v - half, v + half, v, v, v)
 
 
 @dataclass(frozen=True)
