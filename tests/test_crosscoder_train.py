@@ -140,7 +140,7 @@ def test_a_folder_that_a_comparison_takes(
 
 def test_the_same_command_again_does_nothing(fitted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitted("--stream", "--out", "cc", "-q") == (0, "cc\n", "")
-    for module, name in ((fit, "train"), (activations, "forward_rows")):
+    for module, name in ((fit, "train_method"), (activations, "forward_rows")):
         monkeypatch.setattr(module, name, None)
     before = {path: path.stat().st_mtime_ns for path in Path("cc").rglob("*")}
     code, out, err = fitted("--stream", "--out", "cc", "--json")
@@ -263,7 +263,7 @@ def test_what_is_there_is_not_overwritten(fitted: Run, monkeypatch: pytest.Monke
 def test_another_crosscoder_is_not_overwritten(fitted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitted("--stream", "--out", "cc", "-q")[0] == 0
     before = weights(Path("cc"))
-    monkeypatch.setattr(fit, "train", None)
+    monkeypatch.setattr(fit, "train_method", None)
     for other in (["--seed", "1"], ["--no-stream"], ["--steps", "41"]):
         code, _, err = fitted("--stream", "--out", "cc", *other)
         assert code == 2

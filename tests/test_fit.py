@@ -132,7 +132,7 @@ def test_models_in_memory_while_the_crosscoder_is_trained(
     """Big ones are gone, unless rows come straight from them; after the training they go in any case."""
     loaded: list[weakref.ref[Any]] = []
     alive: list[int] = []
-    load, train = ws.weights.load, fit.train
+    load, train = ws.weights.load, fit.train_method
 
     def spy_load(*arguments: Any, **options: Any) -> Any:
         made = load(*arguments, **options)
@@ -149,7 +149,7 @@ def test_models_in_memory_while_the_crosscoder_is_trained(
 
     monkeypatch.setattr(ws, "KEEP_LOADED_BYTES", limit)
     monkeypatch.setattr(ws.weights, "load", spy_load)
-    monkeypatch.setattr(fit, "train", spy_train)
+    monkeypatch.setattr(fit, "train_method", spy_train)
     work, material = prepared((base_model, tuned_model), text, tmp_path, stream=stream)
     assert (fit.fit(work, material, "base", "tuned", log_folder=tmp_path / "logs") / "quality.json").exists()
     assert alive == [there]

@@ -120,7 +120,7 @@ def test_weights_of_a_crosscoder_come_from_the_reporting_half() -> None:
     sums = L.scaling(coder, lambda i: raw[i], blocks)
     nu = L.nu_intervals(sums, 1, min_firings=4, rng=rng())
     weights = weigh(sums, nu, rng=rng(), draws=300)
-    np.testing.assert_array_equal(weights.weight, graded_weight(nu.error_high))
+    np.testing.assert_array_equal(weights.weight, graded_weight(nu.error_high, nu.error_low))
     assert len(weights.positive) > 1
     assert weights.draws.shape == (300, len(weights.positive))
     # Documents are resampled around the weight itself.
