@@ -77,13 +77,14 @@ class Measured:
 
 def measure_pair(
     work: Workspace, corpus: TokenCorpus, kept: acts.Kept, pair: Pair, sides: tuple[int, ...], out: Path, *,
-    offset: int = 0, control: bool = False,
+    offset: int = 0, control: bool = False, null: tuple[measure.Rows, torch.Tensor] | None = None,
 ) -> Measured:  # fmt: skip
     """Latent Scaling on held-out documents, top documents over everything, and annotation of every live latent.
 
     Args:
         sides: the claims that ν is measured for; none leaves it out.
         control: run the exchange control of a difference dictionary.
+        null: with it, rows of one model in two precisions, and the held-out row numbers that there are such rows for.
     """
     settings = work.settings
     document = corpus.document_of_token()
@@ -103,7 +104,7 @@ def measure_pair(
             )
             for side in sides
         }
-    found = _exchange_control(work, corpus, pair, heldout, nu, title) if control else None
+    found = _exchange_control(work, corpus, pair, heldout, nu, title, null) if control else None
     # One seed for all claims of a run: their documents are resampled together.
     weights = {side: weigh(sums, nu[side], rng=np.random.default_rng([settings.seed, 13])) for side in sides}
     if found is not None:
@@ -129,8 +130,8 @@ PERMUTATIONS = 20
 class Control:
     """The exchange control of a dictionary of differences.
 
-    ``changed`` [latents]: more than noise. ``null_rate``: mean share of the measured latents that the same rule finds when the
-    models are exchanged in half of the documents at random, 20 times. ``energy`` [latents]: share of the squared difference
+    ``changed`` [latents]: more than noise, and more than the numerical control shows. ``null_rate``: mean share of the measured
+    latents that the sign test finds when the models are exchanged in half of the documents at random, 20 times. ``energy`` [latents]: share of the squared difference
     that each explains, over the tokens that are not the chat template's or a system prompt's.
     """
 
@@ -140,8 +141,9 @@ class Control:
 
 
 def _exchange_control(
-    work: Workspace, corpus: TokenCorpus, pair: Pair, heldout: torch.Tensor, nu: dict[int, measure.Nu], title: str
-) -> Control:
+    work: Workspace, corpus: TokenCorpus, pair: Pair, heldout: torch.Tensor, nu: dict[int, measure.Nu], title: str,
+    null: tuple[measure.Rows, torch.Tensor] | None,
+) -> Control:  # fmt: skip
     rate, document = work.settings.false_discovery_rate, corpus.document_of_token()
     blocks = measure.document_blocks(heldout, document, seed=work.settings.seed, limit=EXCHANGE_BLOCKS)
     counted = token_kinds(corpus, work.tokenizer, work.template) > TokenKind.SYSTEM

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis, fit, panels, seeds, shift
@@ -34,6 +36,7 @@ from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
+from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.settings import Settings, make_settings
@@ -116,9 +119,9 @@ def diff(
     # Latents: which are specific, how they shift, what they are called.
     start = time.monotonic()
     claims: list[tuple[int, ...]] = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
-    measured, whole, differences = measure_latents(work, material, coders, claims, out)
+    measured, whole, differences = measure_latents(work, material, coders, claims, out, null)
     again = [
-        measure_latents(work, material, coder, claims, out, training=seeds.reseeded(work, number))
+        measure_latents(work, material, coder, claims, out, null, training=seeds.reseeded(work, number))
         for number, coder in enumerate(others, start=1)
     ]
     shifts = [
@@ -227,6 +230,7 @@ def measure_latents(
     coders: list[fit.Pair],
     claims: list[tuple[int, ...]],
     out: Path,
+    null: tuple[acts.Activations, NDArray[np.int64]] | None,
     *,
     training: ws.Workspace | None = None,
 ) -> tuple[list[analysis.Measured], list[analysis.Measured], list[DifferenceInfo] | None]:
@@ -248,11 +252,35 @@ def measure_latents(
         name = f"{coder.first}--{coder.second}" + (f"--seed-{training.settings.seed}" if training else "")
         found = fit.difference_for(training or work, material, coder, out / "differences" / name)
         one = analysis.measure_pair(
-            work, text, kept, found.pair, claim, out, offset=coder.crosscoder.n_latents, control=True
+            work,
+            text,
+            kept,
+            found.pair,
+            claim,
+            out,
+            offset=coder.crosscoder.n_latents,
+            control=True,
+            null=null_pair(material, null),
         )
         measured.append(one)
         infos.append(found.info.model_copy(update=analysis.control_figures(one, work.settings)))
     return measured, whole, infos
+
+
+def null_pair(
+    material: fit.Material, null: tuple[acts.Activations, NDArray[np.int64]] | None
+) -> tuple[Rows, torch.Tensor] | None:
+    """Base in two precisions as rows of a pair, and the held-out row numbers that there are such rows for."""
+    if null is None:
+        return None
+    other, place = null
+    _, heldout = acts.split_rows(material.measured, material.kept)
+    same, again = material.rows["base"].mapped(), other.mapped()
+
+    def rows(index: torch.Tensor) -> torch.Tensor:
+        return torch.stack([same[index].float(), again[torch.from_numpy(place[index.numpy()])].float()], 1)
+
+    return rows, heldout[torch.from_numpy(place[heldout.numpy()] >= 0)]
 
 
 def _loaded(settings: Settings, tuned: tuple[Any, Any] | None) -> dict[str, Loaded]:

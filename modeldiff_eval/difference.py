@@ -240,6 +240,32 @@ def exchanged(
     return Exchanged(largest[0].numpy(), largest[1].numpy(), (squares * size).numpy())
 
 
+NUMERICAL_SHARE = 0.25
+"""A latent with as much of its energy in the numerical control is rounding, not tuning."""
+
+
+def numerical(
+    coder: Crosscoder, rows: Rows, null: Rows, index: Int[Tensor, " rows"]
+) -> Bool[NDArray[np.bool_], " latents"]:
+    """Latents that rounding alone explains: their energy Σ f² on a null pair is at least a quarter of that on the pair.
+
+    Args:
+        null: for the same row numbers, one model and the same model in another precision; their difference may have
+            either sign, so it is read with both.
+    """
+    d, sums = coder.d_model, torch.zeros(2, coder.n_latents, dtype=torch.float64)
+    for part in index.split(2048):  # type: ignore[no-untyped-call]
+        sums[0] += coder.encode(coder.normalise(rows(part))).double().square().sum(0)
+        same = null(part)
+        gap = (same[:, 1] - same[:, 0]) / 2
+        for sign in (-1, 1):
+            # Only the difference is read: the mean of both models is no matter.
+            pair = coder.mean + torch.stack([-sign * gap, sign * gap], 1)
+            sums[1] += coder.encode(coder.normalise(pair)).double().square().sum(0) / 2
+    out: NDArray[np.bool_] = (sums[1] >= NUMERICAL_SHARE * sums[0]).numpy()
+    return out & (sums[1] > 0).numpy()
+
+
 def changed(
     p: Float[NDArray[np.float64], " latents"], defined: Bool[NDArray[np.bool_], " latents"], *, rate: float
 ) -> Bool[NDArray[np.bool_], " latents"]:

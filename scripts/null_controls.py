@@ -1,9 +1,9 @@
 """What does the default method find where nothing was changed? Noisy copies of real activations against the original.
 
-    python scripts/null_controls.py --out nulls.json [--runs 20] [--model embedded] [--tokens 60000]
+    python scripts/null_controls.py --out nulls.json [--runs 20] [--model embedded] [--tokens N]
 
 The base's activations of the packaged text stand for both models. The second copy is, in turn, the same (exactly), rounded to
-six bits of mantissa about a random offset, or with Gaussian noise of 0.1 to 1 % of the energy. A run counts as false if any latent is
+bfloat16's mantissa about a random offset, or with Gaussian noise of 0.1 to 1 % of the energy. A run counts as false if any latent is
 beyond noise, or specific, or shifted.
 """
 
@@ -22,7 +22,8 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import fit, methods
 from modeldiff_eval import latents as measure
 from modeldiff_eval import workspace as ws
-from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged
+from modeldiff_eval.diff import null_pair
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.settings import make_settings
 from modeldiff_eval.store import cache_dir, write_text
@@ -34,7 +35,7 @@ def noisy(x: Tensor, run: int, spread: Tensor, *, generator: torch.Generator) ->
     if run % 2:
         offset = spread * torch.randn(x.shape[1], generator=generator)
         mantissa, exponent = torch.frexp(x + offset)
-        return "rounded to 6 bits", torch.ldexp(torch.round(mantissa * 64) / 64, exponent) - offset
+        return "bf16 round trip", torch.ldexp(torch.round(mantissa * 256) / 256, exponent) - offset
     share = 0.001 * 10 ** (run / 18)
     return f"noise of {100 * share:.2f} %", x + spread * share**0.5 * torch.randn(x.shape, generator=generator)
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--tokens", type=int)
     parser.add_argument("--latents", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=150)
     given = parser.parse_args()
@@ -56,6 +57,7 @@ def main() -> None:
     document = material.measured.document_of_token()
     x = material.rows["base"].mapped().float()
     spread = x[material.kept.rows].std(0)
+    control = null_pair(material, ws.null_rows(work, material.measured))
     limits, results = settings.thresholds, []
     for run in range(-1, given.runs):
         generator = torch.Generator().manual_seed(run + 1)
@@ -76,11 +78,12 @@ def main() -> None:
         ]
         blocks = measure.document_blocks(heldout, document, seed=run + 1, limit=EXCHANGE_BLOCKS)
         defined = ~np.isnan(nu[0].rank_error) | ~np.isnan(nu[1].rank_error)
-        beyond = changed(
-            exchanged(coder, lambda i, p=pair: p[i], blocks).p_values(), defined, rate=settings.false_discovery_rate
-        )
+        p = exchanged(coder, lambda i, p=pair: p[i], blocks).p_values()
+        beyond = one_sided = changed(p, defined, rate=settings.false_discovery_rate)
+        if control is not None:
+            beyond = one_sided & ~numerical(coder, lambda i, p=pair: p[i], *control)
         row = {
-            "run": run, "noise": name, "measured": int(defined.sum()), "beyond_noise": int(beyond.sum()),
+            "run": run, "noise": name, "measured": int(defined.sum()), "beyond_noise": int(beyond.sum()), "one_sided": int(one_sided.sum()),
             "specific": sum(int((side.absent(limits.nu_error) & beyond).sum()) for side in nu),
             "specific_without_control": sum(int(side.absent(limits.nu_error).sum()) for side in nu),
             "shifted": sum(int((side.less() & beyond).sum()) for side in nu),
