@@ -131,8 +131,8 @@ class Control:
     """The exchange control of a dictionary of differences.
 
     ``changed`` [latents]: more than noise, and more than the numerical control shows. ``null_rate``: mean share of the measured
-    latents that the sign test finds when the models are exchanged in half of the documents at random, 20 times. ``energy`` [latents]: share of the squared difference
-    that each explains, over the tokens that are not the chat template's or a system prompt's.
+    latents that the sign test finds when the models are exchanged in half of the documents at random, 20 times. ``energy``
+    [latents]: share of the squared difference that each explains, over tokens that are neither template nor system prompt.
     """
 
     changed: NDArray[np.bool_]

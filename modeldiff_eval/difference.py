@@ -253,7 +253,7 @@ def numerical(
         null: for the same row numbers, one model and the same model in another precision; their difference may have
             either sign, so it is read with both.
     """
-    d, sums = coder.d_model, torch.zeros(2, coder.n_latents, dtype=torch.float64)
+    sums = torch.zeros(2, coder.n_latents, dtype=torch.float64)
     for part in index.split(2048):  # type: ignore[no-untyped-call]
         sums[0] += coder.encode(coder.normalise(rows(part))).double().square().sum(0)
         same = null(part)
