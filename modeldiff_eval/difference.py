@@ -262,8 +262,8 @@ def numerical(
             # Only the difference is read: the mean of both models is no matter.
             pair = coder.mean + torch.stack([-sign * gap, sign * gap], 1)
             sums[1] += coder.encode(coder.normalise(pair)).double().square().sum(0) / 2
-    out: NDArray[np.bool_] = (sums[1] >= NUMERICAL_SHARE * sums[0]).numpy()
-    return out & (sums[1] > 0).numpy()
+    out: NDArray[np.bool_] = ((sums[1] >= NUMERICAL_SHARE * sums[0]) & (sums[1] > 0)).numpy()
+    return out
 
 
 def changed(
