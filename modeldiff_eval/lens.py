@@ -43,7 +43,8 @@ class Readout:
     ) -> Float[Tensor, "directions d_model"]:
         """First-order change of the final norm's output when a residual at ``at`` moves along each direction."""
         with torch.no_grad():
-            out: Tensor = torch.func.jvp(self.norm, (at.expand_as(directions).contiguous(),), (directions,))[1]
+            moved = torch.func.jvp(self.norm, (at.expand_as(directions).contiguous(),), (directions,))[1]
+        out: Tensor = moved
         return out
 
     def words(self, part: slice | int) -> Tensor:

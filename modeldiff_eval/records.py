@@ -102,7 +102,7 @@ class CrosscoderInfo(Record):
 class DifferenceInfo(Record):
     """The dictionary of what differs between two models (method ``difference``); held out.
 
-    ``energy_share``: energy of second − first over that of both models, each about its mean, in [0, 1]. ``fve``: how much of it
+    ``energy_share``: energy of second − first over that of both models, each about its mean, from 0 to 2. ``fve``: how much of it
     the dictionary explains; None where nothing differs. ``changed``: latents that are more than noise by the exchange control
     at ``false_discovery_rate``; ``null_rate``: mean share of the measured latents that the same rule finds with the models
     exchanged in half of the documents at random, where all it finds is false.

@@ -84,6 +84,7 @@ def group_masses(
     n = crosscoder.n_latents
     sums = {name: [np.zeros((2, group.n, n)) for group in groupings] for name in estimators}
     pair = _Pair(crosscoder)
+    cut = crosscoder.cut()
     paired = any(name in ("beta", "gated") for name in estimators)
     squares, firing = np.zeros(n), np.zeros(n)
     for start in range(0, len(index), PART):
@@ -103,8 +104,8 @@ def group_masses(
                     where, value = places, alone[places.row, places.latent].double()
                 else:
                     own = thresholds if name == "calibrated" else None
-                    where, value = _above(alone, crosscoder.threshold if own is None else own)
-                    value = value - crosscoder.threshold if name == "soft" else value
+                    where, value = _above(alone, cut if own is None else own)
+                    value = value - cut[where.latent].double() if name == "soft" else value
                 for total, group in zip(sums[name], groupings, strict=True):
                     _add(total[model], group.of_row[part], where, value.numpy())
         if on_progress:
@@ -124,7 +125,7 @@ class _Pair:
         d = crosscoder.d_model
         self._first, self._second = crosscoder.W_enc[:, :d].T, crosscoder.W_enc[:, d:].T
         self._both = (crosscoder.W_enc[:, :d] + crosscoder.W_enc[:, d:]).T.contiguous()
-        self._bias, self.norm, self._threshold = crosscoder.b_enc, crosscoder.code_norm(), crosscoder.threshold
+        self._bias, self.norm, self._cut = crosscoder.b_enc, crosscoder.code_norm(), crosscoder.cut()
         both = crosscoder.W_dec.double().view(-1, 2, d)
         self.decoder = both.mean(1)
 
@@ -135,11 +136,11 @@ class _Pair:
     def together(self, x: Float[Tensor, "rows 2 d_model"]) -> tuple[Places, Float[Tensor, " active"]]:
         """Where the pair as it is fires, and its scaled activation v there."""
         pre = torch.addmm(self._bias, x[:, 0], self._first).addmm_(x[:, 1], self._second).relu_().mul_(self.norm)
-        return _above(pre, self._threshold)
+        return _above(pre, self._cut)
 
 
 def _above(
-    pre: Float[Tensor, "rows latents"], threshold: float | Float[Tensor, " latents"]
+    pre: Float[Tensor, "rows latents"], threshold: Float[Tensor, " latents"]
 ) -> tuple[Places, Float[Tensor, " active"]]:
     latent, row = (pre > threshold).T.nonzero(as_tuple=True)
     return Places((pre.shape[0], pre.shape[1]), row, latent), pre[row, latent].double()
@@ -166,7 +167,8 @@ def calibrate(
     x = rows(index)
     d = crosscoder.d_model
     norm = crosscoder.code_norm()
-    out = torch.full((crosscoder.n_latents,), float(crosscoder.threshold))
+    cut = crosscoder.cut()
+    out = cut.clone()
     if not len(index):
         return out
     for start in range(0, crosscoder.n_latents, chunk):
@@ -174,7 +176,7 @@ def calibrate(
         first, second = crosscoder.W_enc[part, :d].T, crosscoder.W_enc[part, d:].T
         together = (x[:, 0] @ first + x[:, 1] @ second + crosscoder.b_enc[part]) * norm[part]
         alone = torch.cat([x[:, model] @ (first + second) + crosscoder.b_enc[part] for model in _MODELS]) * norm[part]
-        wanted = 2 * (together > crosscoder.threshold).sum(0)
+        wanted = 2 * (together > cut[part]).sum(0)
         ordered = alone.sort(dim=0, descending=True).values
         column = torch.arange(ordered.shape[1])
         below = ordered[wanted.clamp(max=len(ordered) - 1), column]
