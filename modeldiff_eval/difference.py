@@ -192,21 +192,38 @@ class Exchanged:
         trained on, for these documents were held out. Only the strongest blocks vote, since a rare latent is silent in most.
         1 for latents that never fire.
         """
-        size = np.maximum(self.measured, self.exchanged)
-        order = np.argsort(-size, axis=0, kind="stable")[:top]
-        real, other = (np.take_along_axis(part, order, axis=0) for part in (self.measured, self.exchanged))
-        votes = (real != other).sum(0)
-        p: NDArray[np.float64] = binom.sf((real > other).sum(0) - 1, votes, 0.5)
-        return np.where(votes > 0, p, 1.0)
+        return _sign_test(self._votes(top)[1])
 
-    def permuted(self, rng: np.random.Generator) -> Exchanged:
-        """The models exchanged in each block with probability ½: whatever is found then is false."""
-        swap = rng.random((len(self.measured), 1)) < 0.5
-        return replace(
-            self,
-            measured=np.where(swap, self.exchanged, self.measured),
-            exchanged=np.where(swap, self.measured, self.exchanged),
-        )
+    def null_share(
+        self, defined: Bool[NDArray[np.bool_], " latents"], *, rate: float, rng: np.random.Generator, draws: int = 200
+    ) -> float | None:
+        """Mean share of ``defined`` that :func:`changed` finds when the models are exchanged in each block with probability ½.
+
+        Whatever is found then is false. Latents share their strongest blocks, so a draw finds nearly none or many at once.
+        None where no latent is defined.
+        """
+        if not defined.any():
+            return None
+        order, sign = self._votes(TOP_BLOCKS)
+        order, sign = order[:, defined], sign[:, defined]
+        found = []
+        for _ in range(draws):
+            swap = np.where(rng.random(len(self.measured)) < 0.5, -1, 1)
+            p = _sign_test(sign * swap[order])
+            found.append(float(changed(p, np.ones(len(p), dtype=np.bool_), rate=rate).mean()))
+        return float(np.mean(found))
+
+    def _votes(self, top: int) -> tuple[Int[NDArray[np.int64], "top latents"], Int[NDArray[np.int64], "top latents"]]:
+        """The ``top`` blocks with the largest f of either kind, and whether it is as the models are: 1, −1, or 0 for neither."""
+        order = np.argsort(-np.maximum(self.measured, self.exchanged), axis=0, kind="stable")[:top]
+        real, other = (np.take_along_axis(part, order, axis=0) for part in (self.measured, self.exchanged))
+        return order, np.sign(real - other).astype(np.int64)
+
+
+def _sign_test(sign: Int[NDArray[np.int64], "top latents"]) -> Float[NDArray[np.float64], " latents"]:
+    votes = np.abs(sign).sum(0)
+    p: NDArray[np.float64] = binom.sf((sign > 0).sum(0) - 1, votes, 0.5)
+    return np.where(votes > 0, p, 1.0)
 
 
 def exchanged(

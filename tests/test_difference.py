@@ -186,16 +186,27 @@ def test_exchanging_at_random_leaves_nothing_to_find() -> None:
     control = control_of(measured, np.zeros_like(measured))
     everything = np.ones(300, dtype=bool)
     assert D.changed(control.p_values(), everything, rate=0.05).all()
-    votes, found = list[float](), 0
-    for _ in range(200):
-        other = control.permuted(rng)
-        assert np.array_equal(other.measured + other.exchanged, control.measured)
-        assert (other.energy == control.energy).all()
-        assert (other.measured == other.measured[:, :1]).all()  # A block is exchanged whole.
-        votes.append(float((other.measured[:, 0] > 0).mean()))
-        found += bool(D.changed(other.p_values(), everything, rate=0.05).any())
-    assert np.mean(votes) == pytest.approx(0.5, abs=0.03)
-    assert found <= 20  # At most one in twenty of 200, and a margin of three standard errors.
+    share = control.null_share(everything, rate=0.05, rng=rng, draws=400)
+    assert share is not None
+    # All latents vote alike, so a draw finds all or none: at most one in twenty finds them, with three standard errors.
+    assert share <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert control.null_share(np.zeros(300, dtype=bool), rate=0.05, rng=rng) is None
+
+
+def test_rounding_is_told_from_a_difference() -> None:
+    """Two latents: one fires on the pair alone, the other as strongly where one model is compared with its own rounding."""
+    d = 4
+    u = torch.eye(2, d)
+    coder = Crosscoder(
+        W_enc=torch.cat([-u, u], 1), b_enc=torch.zeros(2), W_dec=torch.cat([0 * u, u], 1), b_dec=torch.zeros(2 * d),
+        mean=torch.zeros(2, d), scale=torch.ones(2), threshold=0.1, k=1,
+    )  # fmt: skip
+    pair, null = torch.zeros(8, 2, d), torch.zeros(8, 2, d)
+    pair[:, 1, :2] = 1
+    null[:, 1, 1] = -1  # The other sign: which precision comes first is no matter.
+    out = D.numerical(coder, lambda i: pair[i], lambda i: null[i], torch.arange(8))
+    assert out.tolist() == [False, True]
+    assert D.numerical(coder, lambda i: pair[i], lambda i: 0 * null[i], torch.arange(8)).tolist() == [False, False]
 
 
 def test_only_the_strongest_blocks_vote() -> None:
