@@ -14,7 +14,7 @@ from modeldiff_eval import latents as measure
 from modeldiff_eval.annotate import Annotation, Evidence, Excerpt, annotate_all, context_span, get_annotator
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import delta_norm
-from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical
 from modeldiff_eval.errors import MissingDependencyError
 from modeldiff_eval.families import families
 from modeldiff_eval.graded import GradedView, Shifted, SideWeights, Weights, graded_shares, weigh
@@ -64,7 +64,7 @@ class Measured:
             return np.full(len(self.firings), np.nan)
         if self.control is None:
             return nu.rank_error_high
-        return np.where(self.control.changed & nu.less(), -self.control.energy, np.nan)
+        return np.where(self.control.shifted[claim], -self.control.energy, np.nan)
 
     @property
     def dictionary(self) -> str:
@@ -128,12 +128,15 @@ def measure_pair(
 class Control:
     """The exchange control of a dictionary of differences.
 
+    ``shifted`` [latents] by claim: of those that the other model has less of, at the same rate.
+
     ``changed`` [latents]: more than noise, and more than the numerical control shows. ``null_rate``: mean share of the measured
     latents that the sign test finds when the models are exchanged in half of the documents at random, 200 times. ``energy``
     [latents]: share of the squared difference that each explains, over tokens that are neither template nor system prompt.
     """
 
     changed: NDArray[np.bool_]
+    shifted: dict[int, NDArray[np.bool_]]
     null_rate: float | None
     energy: NDArray[np.float64]
 
@@ -143,7 +146,9 @@ def _exchange_control(
     null: tuple[measure.Rows, torch.Tensor] | None,
 ) -> Control:  # fmt: skip
     rate, document = work.settings.false_discovery_rate, corpus.document_of_token()
-    blocks = measure.document_blocks(heldout, document, seed=work.settings.seed, limit=EXCHANGE_BLOCKS)
+    # Answers to one prompt share its tokens: a block holds whole prompts, and what every document begins with has no vote.
+    prompt = np.unique(corpus.documents["group"], return_inverse=True)[1].astype(np.int32)
+    blocks = measure.document_blocks(heldout, prompt[document], seed=work.settings.seed, limit=EXCHANGE_BLOCKS)
     counted = token_kinds(corpus, work.tokenizer, work.template) > TokenKind.SYSTEM
     with work.reporter.task(f"Null control {title}: models exchanged", unit="tokens") as advance:
         control = exchanged(pair.crosscoder, pair.rows, blocks, counted=counted, on_progress=advance)
@@ -151,10 +156,12 @@ def _exchange_control(
     rng = np.random.default_rng([work.settings.seed, 12])
     null_rate = control.null_share(defined, rate=rate, rng=rng)
     energy = control.energy / max(float(control.energy.sum()), 1e-30)
-    beyond = changed(control.p_values(), defined, rate=rate)
+    p, rounding = control.p_values(), np.zeros(len(energy), dtype=np.bool_)
     if null is not None:
-        beyond &= ~numerical(pair.crosscoder, pair.rows, *null)
-    return Control(beyond, null_rate, energy)
+        rounding = numerical(pair.crosscoder, pair.rows, *null)
+    beyond = changed(p, defined, rate=rate) & ~rounding
+    shifted = {side: changed(p, own.less(), rate=rate) & beyond for side, own in nu.items()}
+    return Control(beyond, shifted, null_rate, energy)
 
 
 class _Decoder:
@@ -266,10 +273,10 @@ def make_side(work: Workspace, role: str, measured: Measured, claim: int, shift:
         return Side(role, measured, claim, none, none, shift)
     null = None
     if (control := measured.control) is not None:
-        passing = nu.absent(limits.nu_error) & control.changed
+        passing = nu.absent(limits.nu_error) & control.shifted[claim]
         if control.null_rate is not None:
             rate = work.settings.false_discovery_rate
-            null = Shifted(nu.less() & control.changed, control.null_rate, 1.0, 0.0, rate)
+            null = Shifted(control.shifted[claim], control.null_rate, 1.0, 0.0, rate)
     else:
         passing = nu.specific(error=limits.nu_error, reconstruction=limits.nu_reconstruction)
     key = measured.rank_key(claim)
@@ -313,7 +320,7 @@ def graded_view(sides: list[Side], groups: dict[str, list[str]], *, draws: int, 
     both: dict[str, list[SideWeights]] = {level: [] for level in groups}
     own = np.split(family, [len(positive[0])])
     for side, w, latents, number in zip(sides, weights, positive, own, strict=True):
-        named = [side.measured.annotations.get(int(j)) for j in latents]
+        named = [side.measured.annotations.get(side.measured.offset + int(j)) for j in latents]
         known = np.array([a is not None and a.failure is None for a in named], dtype=bool)
         for level, codes in groups.items():
             index = {code: i for i, code in enumerate(codes)}

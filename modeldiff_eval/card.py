@@ -279,8 +279,11 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
         # The candidate is chosen on the ranking half and reported from the other one.
         candidates = table[table["rank_key"].notna() & table["nu_error"].notna()]
         nearest = candidates.sort_values(["rank_key", "latent"]).head(1)
+        first = (
+            "the candidate that explains most of the difference" if _by_difference(table) else "the nearest candidate"
+        )
         near = "".join(
-            f" (the nearest candidate has ν^ε {row.nu_error:.2f}, 95 % {row.nu_error_low:.2f} to {row.nu_error_high:.2f})"
+            f" ({first} has ν^ε {row.nu_error:.2f}, 95 % {row.nu_error_low:.2f} to {row.nu_error_high:.2f})"
             for row in nearest.itertuples()
         )
         said = f"No latent is specific to either model by the thresholds{near}, so class shares cannot be compared."
@@ -292,6 +295,10 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
     if any(row.activation and row.activation.change.value is not None for row in classes):
         return f"{said} On the same tokens no class's activation shift can be told from chance and numerical noise."
     return said
+
+
+def _by_difference(table: pd.DataFrame) -> bool:
+    return bool((table["dictionary"] == "difference").any())
 
 
 def _percent(value: Estimate) -> str:
@@ -422,9 +429,14 @@ def _caveats(
             f"{fires}. These fixed thresholds are not set from a null: their false discovery rate is unknown."
         ]
     if not latents.base.specific and not latents.tuned.specific:
+        order = (
+            "those that explain most of the difference"
+            if settings.method == "difference"
+            else "lowest upper limit of ν^ε"
+        )
         out.append(
-            f"No latent passed the thresholds. The latents shown are the {settings.annotate_top} nearest candidates on each side (lowest upper limit "
-            "of ν^ε) and the largest activation shifts; they are leads, not findings."
+            f"No latent passed the thresholds. The latents shown are the {settings.annotate_top} nearest candidates on each side ({order}"
+            ") and the largest activation shifts; they are leads, not findings."
         )
     searched = table if settings.method != "difference" else table[table["dictionary"] == "difference"]
     undefined = int(searched["nu_error"].isna().sum())

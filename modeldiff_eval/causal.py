@@ -212,6 +212,8 @@ def causal_stage(
     table: pd.DataFrame,
     classes: Mapping[str, str],
     norms: Mapping[str, NDArray[np.float32]],
+    *,
+    offset: int = 0,
 ) -> tuple[CausalPanel | None, list[str]]:
     """The panel of one run, with answers and benchmarks, and its caveats; what cannot be patched is a caveat, not an end.
 
@@ -220,6 +222,7 @@ def causal_stage(
         table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
         classes: code → name.
         norms: role → norms of its residuals over the run's text, from which attention sinks are told.
+        offset: added to the crosscoder's numbers of latents in what is returned, so that they are the card's.
     """
     settings = work.settings
     other: Literal["base", "anchor"] = "anchor" if settings.anchor else "base"
@@ -246,10 +249,26 @@ def causal_stage(
                 stage, patch, controls, settings.causal_tasks, limit=settings.task_limit, draws=settings.draws,
                 cache=work.cache / "benchmarks", reporter=work.reporter,
             )  # fmt: skip
-            return panel.model_copy(update={"tasks": rows}), [*_caveats(panel), *notes]
+            return _numbered(panel.model_copy(update={"tasks": rows}), offset), [*_caveats(panel), *notes]
     except (ModelError, CorpusError, EvidenceError) as error:
         return None, [f"The causal panel was asked for and not made: {error}"]
-    return panel, _caveats(panel)
+    return _numbered(panel, offset), _caveats(panel)
+
+
+def _numbered(panel: CausalPanel, offset: int) -> CausalPanel:
+    rows = []
+    for row in panel.rows:
+        unnamed = row.kind == "latent" and row.name == f"latent {row.latents[0]}"
+        rows.append(
+            row.model_copy(
+                update={
+                    "name": f"latent {row.latents[0] + offset}" if unnamed else row.name,
+                    "latents": [j + offset for j in row.latents],
+                    "random": [[j + offset for j in one] for one in row.random],
+                }
+            )
+        )
+    return panel.model_copy(update={"rows": rows})
 
 
 def _caveats(panel: CausalPanel) -> list[str]:

@@ -180,6 +180,7 @@ def diff(
             analysis.claimed_rows(table, measured[-1]),
             classes,
             norms,
+            offset=measured[-1].offset,
         )
     ws.timed(work, "causes", start)
 

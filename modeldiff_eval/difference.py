@@ -238,7 +238,8 @@ def exchanged(
 
     Args:
         blocks: of whole documents, at most about a thousand; a block is what is exchanged.
-        counted: by token number, which tokens count for ``energy``; all if left out.
+        counted: by token number, which tokens count; all if left out. Tokens that many documents begin with should not: their
+            copies are no independent votes.
     """
     largest = torch.zeros(2, blocks.n, coder.n_latents)
     squares = torch.zeros(coder.n_latents, dtype=torch.float64)
@@ -247,9 +248,12 @@ def exchanged(
         x = coder.normalise(rows(part))
         where = torch.from_numpy(block)[:, None].expand(-1, coder.n_latents)
         codes = coder.encode(x)
-        seen = codes if counted is None else codes[torch.from_numpy(counted[part.numpy()])]
-        squares += seen.double().square().sum(0)
-        for number, f in enumerate((codes, coder.encode(x.view(-1, 2, d).flip(1).flatten(1)))):
+        other = coder.encode(x.view(-1, 2, d).flip(1).flatten(1))
+        if counted is not None:
+            seen = torch.from_numpy(counted[part.numpy()])
+            codes, other, where = codes[seen], other[seen], where[seen]
+        squares += codes.double().square().sum(0)
+        for number, f in enumerate((codes, other)):
             largest[number].scatter_reduce_(0, where, f, "amax")
         if on_progress:
             on_progress(done, len(blocks.rows))

@@ -237,7 +237,8 @@ def fit(
 
         partial = ranks.after_leader(enter)
         if partial is not None:
-            track = trackers(work.settings.log_to, log_folder, key=folder.name, title=f"{first}--{second}")
+            title = f"{first}--{second}" + ("--differences" if method == "difference" else "")
+            track = trackers(work.settings.log_to, log_folder, key=folder.name, title=title)
             _train_into(partial, work, material, (first, second), method, ranks, checkpoint_minutes, track)
             work.trained.append(f"({first}, {second})" + (", differences" if method == "difference" else ""))
     return folder

@@ -36,7 +36,8 @@ def _graded(latents: Latents) -> str:
         if g is not None
     ]
     out = (
-        'Graded shares: every annotated latent counts with max(0, 1 − upper 95 % limit of |ν^ε|) on the reporting half, "none" included in '
+        "Graded shares: every annotated latent (of a dictionary of differences: beyond noise) counts with max(0, 1 − upper 95 % limit of "
+        '|ν^ε|) on the reporting half, "none" included in '
         f"the total ({'; '.join(parts)}). "
     )
     if any(g is not None and g.weight < LEAST_WEIGHT for g in sides.values()):
@@ -51,7 +52,8 @@ def _shifted(nulls: Mapping[str, Shifted]) -> str:
     if not nulls:
         return "No null control of ν was run: how many latents are shifted, and the null rate, are not measured."
     parts = [
-        f"{role}: upper limit of ν^ε below {null.threshold:.3g} (δ = {null.delta:.2g}), null rate {100 * null.rate:.2g} % of the latents"
+        f"{role}: the interval of ν^ε within ±{null.threshold:.3g} (δ = {null.delta:.2g}) and beyond noise by the exchange control, null rate "
+        f"{100 * null.rate:.2g} % of the measured latents"
         for role, null in nulls.items()
     ]
     return f"Shifted = {'; '.join(parts)}. The card's null rate is the larger one."

@@ -240,7 +240,9 @@ def test_exchanging_changes_the_sign_of_the_difference(case: Case, coder: Crossc
     np.testing.assert_allclose(control.energy, (f.astype(float) ** 2).sum(0) * size**2, rtol=1e-4)
     some = D.exchanged(coder, case.of, blocks, counted=np.arange(ROWS) < ROWS // 4)
     np.testing.assert_allclose(some.energy, (f[: ROWS // 4].astype(float) ** 2).sum(0) * size**2, rtol=1e-4)
-    assert np.array_equal(some.measured, control.measured)
+    early = f[: ROWS // 4], blocks.block[: ROWS // 4]
+    by_hand = np.stack([early[0][early[1] == block].max(0, initial=0) for block in range(64)])
+    np.testing.assert_allclose(some.measured, by_hand, rtol=1e-5)  # Tokens that do not count have no vote.
     assert control.exchanged.max() == 0  # What tuned adds, and base writes the other way, is never found there.
     assert D.changed(control.p_values(), np.ones(4, dtype=bool), rate=0.05).tolist() == [True, True, True, False]
 

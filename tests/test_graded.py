@@ -146,7 +146,7 @@ def test_words_without_and_with_a_null_control() -> None:
     assert "12 latents of base and 12 latents of tuned are shifted" in said
     assert "5 %" in said
     about = graded_words.caveats(latents(12), {"tuned": null})[1]
-    assert "below 0.93" in about
+    assert "within ±0.93" in about
     assert "0.4 %" in about
 
 
