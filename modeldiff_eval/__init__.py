@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from modeldiff_eval._version import __version__
@@ -29,3 +31,13 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     raise AttributeError(f"module 'modeldiff_eval' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps ``modeldiff_eval.diff`` the function when the module of that name is imported first."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value.diff if name == "diff" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -699,3 +700,9 @@ def test_in_the_anchored_design_the_other_model_is_the_anchor(
     assert panel.other == "anchor"
     assert not [row for row in panel.rows if row.kind == "shifted"]
     assert "away from anchor" in (made.out / "card.md").read_text()
+
+
+def test_the_function_stays_the_function_when_its_module_comes_first() -> None:
+    code = "import modeldiff_eval.diff, modeldiff_eval as md; print(callable(md.diff), md.diff.__name__)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["True", "diff"]
