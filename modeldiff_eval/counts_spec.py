@@ -18,13 +18,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import ModelInfo, Record
-
-_MAX_BYTES = 4_000_000
+from modeldiff_eval.yaml_file import read_yaml
 
 
 class Spec(Record):
@@ -203,18 +201,7 @@ def read_spec(path: Path) -> CountsSpec:
     Raises:
         UsageError: the file is missing, not YAML, has unknown or wrong keys, or its counts do not add up.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes; this is not a file of counts.")
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error}).") from error
+    raw = read_yaml(path, "file of counts")
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected a mapping with the keys models, latents and classes.")
     try:
@@ -223,22 +210,6 @@ def read_spec(path: Path) -> CountsSpec:
         raise UsageError(f"{path}: " + "; ".join(_explain(item) for item in error.errors()[:5])) from error
     _check_sums(spec, path)
     return spec
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice instead of keeping the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _known_keys() -> set[str]:

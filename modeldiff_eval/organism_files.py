@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import regex
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import Record
 from modeldiff_eval.resources import resource
 from modeldiff_eval.taxonomy import Taxonomy
+from modeldiff_eval.yaml_file import read_yaml
 
 PromptKind = Literal["general", "cooking", "sums"]
 TransformName = Literal["upper", "prefix", "insert", "numbered", "json", "pirate", "compose"]
@@ -26,7 +26,6 @@ NEEDS_PARTS = {"prefix": 1, "insert": 1, "json": 1, "pirate": 2, "compose": 1}
 MATCH_CHARS = 4000
 """Of a text, no more than this is searched."""
 MATCH_SECONDS = 1.0
-_MAX_BYTES = 64_000
 
 
 class Training(Record):
@@ -130,18 +129,7 @@ def read_organism(path: Path) -> Organism:
     Raises:
         UsageError: it cannot be read, is not YAML, or breaks a rule; the message says which and where.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes; this is not an organism file.")
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the organism file {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{where}: not YAML. Put patterns in single quotes.") from error
+    raw = read_yaml(path, "organism file", hint="Put patterns in single quotes.")
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected a mapping with the keys {', '.join(_keys(Organism))}.")
     try:

@@ -21,12 +21,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict
 
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import Record
 from modeldiff_eval.resources import resource
+from modeldiff_eval.yaml_file import read_yaml
 
 _CLASS_CODE = re.compile(r"[A-Z][A-Za-z0-9]{0,7}")
 _CATEGORY_CODE = re.compile(r"([A-Z][A-Za-z0-9]{0,7})\.([0-9]{1,4})")
@@ -34,7 +34,6 @@ _TOP_KEYS = ("version", "classes")
 _CLASS_KEYS = ("code", "name", "categories")
 _CATEGORY_KEYS = ("code", "name", "description", "cues", "signal")
 SIGNALS = ("non_english",)
-_MAX_BYTES = 4_000_000
 
 
 class Category(Record):
@@ -113,19 +112,7 @@ class Taxonomy(Record):
             UsageError: the file is missing, is not YAML, or breaks a rule (the message says which and where).
         """
         file = resource("data/taxonomy.yaml") if path is None else Path(path)
-        try:
-            if file.stat().st_size > _MAX_BYTES:
-                raise UsageError(f"{file}: larger than {_MAX_BYTES} bytes; this is not a taxonomy file.")
-            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"Cannot read the taxonomy file {file}: {error.strerror or error}.") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark is not None else ""
-            problem = getattr(error, "problem", None) or "cannot be parsed"
-            raise UsageError(f"{file}{where}: not YAML ({problem}). Quote texts that hold ': ' or '#'.") from error
+        raw = read_yaml(file, "taxonomy file", hint="Quote texts that hold ': ' or '#'.")
         return cls.from_mapping(raw, source=str(file))
 
     @classmethod

@@ -151,7 +151,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         Taxonomy.load(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("classes:\n  - code: A\n   name: x\n")
-    with pytest.raises(UsageError, match=r"broken\.yaml, line \d+: not YAML"):
+    with pytest.raises(UsageError, match=r"broken\.yaml, line \d+: not valid YAML"):
         Taxonomy.load(broken)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"classes: \xff\xfe")
@@ -162,7 +162,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_a_file_cannot_run_code(tmp_path: Path) -> None:
     path = tmp_path / "evil.yaml"
     path.write_text("classes: !!python/object/apply:os.system ['true']\n")
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="not valid YAML"):
         Taxonomy.load(path)
 
 
