@@ -14,20 +14,18 @@ from modeldiff_eval import latents as measure
 from modeldiff_eval.annotate import Annotation, Evidence, Excerpt, annotate_all, context_span, get_annotator
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import delta_norm
-from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical
 from modeldiff_eval.errors import MissingDependencyError
+from modeldiff_eval.exchange_control import Control, exchange_control
 from modeldiff_eval.families import families
 from modeldiff_eval.graded import GradedView, Shifted, SideWeights, Weights, graded_shares, weigh
 from modeldiff_eval.shift import Shift
 from modeldiff_eval.taxonomy import Taxonomy
-from modeldiff_eval.token_kinds import TokenKind, token_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from modeldiff_eval.fit import Pair
-    from modeldiff_eval.settings import Settings
     from modeldiff_eval.workspace import Workspace
 
 RADIUS = 24
@@ -105,7 +103,7 @@ def measure_pair(
             )
             for side in sides
         }
-    found = _exchange_control(work, corpus, pair, heldout, nu, title, null) if control else None
+    found = exchange_control(work, corpus, pair, heldout, nu, title, null) if control else None
     # One seed for all claims of a run: their documents are resampled together.
     weights = {side: weigh(sums, nu[side], rng=np.random.default_rng([settings.seed, 13])) for side in sides}
     if found is not None:
@@ -117,51 +115,11 @@ def measure_pair(
     with work.reporter.task(f"Examples {title}"):
         windows = measure.windows(pair.crosscoder, pair.rows, peaks, corpus.sequences, kept.rows, radius=RADIUS)
     evidence = _evidence(work, corpus, peaks, windows, offset)
-    annotations = _annotate(work, evidence, _background(work, corpus), out / "annotations.jsonl")
+    annotations = _annotate(work, evidence, corpus, out / "annotations.jsonl")
     return Measured(
         pair, nu, delta_norm(pair.crosscoder.decoder_norms()).double().numpy(), firings, firings / len(kept.rows), peaks, windows,
         annotations, {item.latent: item for item in evidence}, weights, offset, found,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Control:
-    """The exchange control of a dictionary of differences.
-
-    ``shifted`` [latents] by claim: of those that the other model has less of, at the same rate.
-
-    ``changed`` [latents]: more than noise, and more than the numerical control shows. ``null_rate``: mean share of the measured
-    latents that the sign test finds when the models are exchanged in half of the documents at random, 200 times. ``energy``
-    [latents]: share of the squared difference that each explains, over tokens that are neither template nor system prompt.
-    """
-
-    changed: NDArray[np.bool_]
-    shifted: dict[int, NDArray[np.bool_]]
-    null_rate: float | None
-    energy: NDArray[np.float64]
-
-
-def _exchange_control(
-    work: Workspace, corpus: TokenCorpus, pair: Pair, heldout: torch.Tensor, nu: dict[int, measure.Nu], title: str,
-    null: tuple[measure.Rows, torch.Tensor] | None,
-) -> Control:  # fmt: skip
-    rate, document = work.settings.false_discovery_rate, corpus.document_of_token()
-    # Answers to one prompt share its tokens: a block holds whole prompts, and what every document begins with has no vote.
-    prompt = np.unique(corpus.documents["group"], return_inverse=True)[1].astype(np.int32)
-    blocks = measure.document_blocks(heldout, prompt[document], seed=work.settings.seed, limit=EXCHANGE_BLOCKS)
-    counted = token_kinds(corpus, work.tokenizer, work.template) > TokenKind.SYSTEM
-    with work.reporter.task(f"Null control {title}: models exchanged", unit="tokens") as advance:
-        control = exchanged(pair.crosscoder, pair.rows, blocks, counted=counted, on_progress=advance)
-    defined = np.logical_or.reduce([~np.isnan(side.rank_error) for side in nu.values()])
-    rng = np.random.default_rng([work.settings.seed, 12])
-    null_rate = control.null_share(defined, rate=rate, rng=rng)
-    energy = control.energy / max(float(control.energy.sum()), 1e-30)
-    p, rounding = control.p_values(), np.zeros(len(energy), dtype=np.bool_)
-    if null is not None:
-        rounding = numerical(pair.crosscoder, pair.rows, *null)
-    beyond = changed(p, defined, rate=rate) & ~rounding
-    shifted = {side: changed(p, own.less(), rate=rate) & beyond for side, own in nu.items()}
-    return Control(beyond, shifted, null_rate, energy)
 
 
 class _Decoder:
@@ -228,15 +186,17 @@ def _background(work: Workspace, corpus: TokenCorpus, *, passages: int = 800) ->
     return out
 
 
-def _annotate(work: Workspace, evidence: list[Evidence], background: list[str], path: Path) -> dict[int, Annotation]:
+def _annotate(work: Workspace, evidence: list[Evidence], corpus: TokenCorpus, path: Path) -> dict[int, Annotation]:
     settings = work.settings
-    taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
-    options: dict[str, Any] = {"background": background} if settings.annotator == "offline" else {}
-    try:
-        annotator = get_annotator(settings.annotator, taxonomy, **options)
-    except MissingDependencyError as error:
-        work.caveats.append(f"Latents are not annotated: {error}")
-        return {}
+    if work.annotator is None:
+        taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
+        options: dict[str, Any] = {"background": _background(work, corpus)} if settings.annotator == "offline" else {}
+        try:
+            work.annotator = get_annotator(settings.annotator, taxonomy, **options)
+        except MissingDependencyError as error:
+            work.caveats.append(f"Latents are not annotated: {error}")
+            return {}
+    annotator = work.annotator
     with work.reporter.task(f"Naming latents ({annotator.name})", unit="latents") as advance:
         annotations = annotate_all(annotator, evidence, path=path, on_progress=advance)
     return {annotation.latent: annotation for annotation in annotations}
@@ -423,23 +383,6 @@ def joined(*tables: pd.DataFrame) -> pd.DataFrame:
         [table.astype({"changed": object, "shifted": object, "shift_changed": object}) for table in tables],
         ignore_index=True,
     )
-
-
-def control_figures(measured: Measured, settings: Settings) -> dict[str, int | float | None]:
-    """What the exchange control says of a dictionary of differences, by the names of :class:`DifferenceInfo`.
-
-    Rewritten: more than noise, and ν^ε at most −½ for either model, the same behaviour written in another direction.
-    """
-    control = measured.control
-    beyond = control.changed if control is not None else np.zeros(len(measured.firings), dtype=np.bool_)
-    sides = list(measured.nu.values())
-    defined = np.logical_or.reduce([~np.isnan(nu.rank_error) for nu in sides])
-    with np.errstate(invalid="ignore"):
-        opposite = np.logical_or.reduce([(nu.rank_error <= -0.5) & (nu.rank_error >= -2) for nu in sides])
-    return {
-        "measured": int(defined.sum()), "changed": int(beyond.sum()), "rewritten": int((beyond & opposite).sum()),
-        "false_discovery_rate": settings.false_discovery_rate, "null_rate": control.null_rate if control else None,
-    }  # fmt: skip
 
 
 def example_table(measured: list[Measured]) -> pd.DataFrame:

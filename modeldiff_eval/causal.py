@@ -179,7 +179,7 @@ def sets_from_table(
     main = own[own["specific"]] if chosen == "specific" else own[own["rank_key"].notna()].head(nearest)
     if not len(main):
         return [], chosen, {}
-    what = "All tuned-specific latents" if chosen == "specific" else f"The {len(main)} nearest candidates of tuned"
+    what = "All tuned-specific latents" if chosen == "specific" else f"The {len(main)} first candidates of tuned"
     sets = [LatentSet(what, "set", _numbers(main))]
     letters = main["category"].map(lambda c: c.split(".")[0] if isinstance(c, str) else None)
     for code, name in classes.items():
@@ -280,5 +280,5 @@ def _caveats(panel: CausalPanel) -> list[str]:
     if not panel.assistant_only:
         out.append("Causal panel: the chat template does not show where an answer begins, so all tokens were patched.")
     if panel.chosen == "nearest":
-        out.append("Causal panel: no latent is specific to tuned, so the nearest candidates were patched instead.")
+        out.append("Causal panel: no latent is specific to tuned, so its first candidates were patched instead.")
     return out

@@ -94,8 +94,9 @@ def train_crosscoder(
 
 
 def only_the_pair(settings: Settings) -> Settings:
-    """Settings without what a comparison adds: an anchor, finished crosscoders."""
-    return settings.model_copy(update={"anchor": None, "crosscoder": ()})
+    """Settings without what a comparison adds: an anchor, finished crosscoders, other seeds, a dictionary of differences."""
+    alone = {"anchor": None, "crosscoder": (), "seeds": 1, "method": fit.whole_method(settings)}
+    return settings.model_copy(update=alone)
 
 
 def _require_free(out: Path) -> None:

@@ -264,7 +264,8 @@ def measure_latents(
             null=null_pair(material, null),
         )
         measured.append(one)
-        infos.append(found.info.model_copy(update=analysis.control_figures(one, work.settings)))
+        figures = one.control.figures(one.nu, rate=work.settings.false_discovery_rate) if one.control else {}
+        infos.append(found.info.model_copy(update=figures))
     return measured, whole, infos
 
 

@@ -12,7 +12,7 @@ from modeldiff_eval.activations import PairedRows
 from modeldiff_eval.errors import CorpusError, MissingDependencyError, ModelError
 from modeldiff_eval.probing import Labelled, pooled, probing
 from modeldiff_eval.records import LensPanel, ProbingPanel
-from modeldiff_eval.token_kinds import answer_places, token_kinds
+from modeldiff_eval.token_kinds import answer_places
 
 if TYPE_CHECKING:
     from modeldiff_eval.activations import Activations, Kept
@@ -62,7 +62,7 @@ def _probing(
 def _lens(work: Workspace, corpus: TokenCorpus, kept: Kept, rows: dict[str, Activations]) -> LensPanel | None:
     try:
         with work.reporter.task("Activation-difference lens"):
-            kinds = token_kinds(corpus, work.tokenizer, work.template)
+            kinds = work.token_kinds(corpus)
             place = torch.from_numpy(answer_places(corpus, kinds))[kept.rows]
             owner = corpus.document_of_token()
             group = [str(g) for g in corpus.documents["group"]]

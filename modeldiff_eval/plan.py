@@ -94,7 +94,7 @@ class Plan(Record):
             text += ["Time (estimates)"]
             text += [f"  {'':7} {duration(part.seconds):>10}  {part.name} ({part.basis})" for part in self.time]
             whole = sum(part.seconds for part in self.time)
-            text += [f"  together {duration(whole):>9}, without downloads and annotation"]
+            text += [f"  together {duration(whole):>9}, without downloads, annotation, measuring and --causal"]
         text += [""]
         text += [f"Does not fit  {problem}" for problem in self.problems] or [
             "Fits          this machine, as far as the training goes"
@@ -123,11 +123,22 @@ def make_job(settings: Settings, shape: Shape, *, dtype_bytes: int = 2, ranks: i
     if not 1 <= ranks <= settings.latents:
         raise SettingsError(f"{ranks} ranks cannot share {settings.latents:,} latents.")
     tokens = settings.tokens or settings.steps * settings.batch
+    differences = None
+    if settings.method == "difference":
+        from modeldiff_eval.methods import train_settings
+
+        differences = train_settings(
+            "difference", n_latents=settings.latents, k=settings.k, steps=settings.steps, batch=settings.batch, lr=settings.lr,
+            seed=settings.seed,
+        )  # fmt: skip
     return Job(
         shape=shape,
         layer=layer,
         n_models=3 if settings.anchor else 2,
         n_crosscoders=2 if settings.anchor else 1,
+        seeds=settings.seeds,
+        difference_latents=differences.n_latents if differences else 0,
+        difference_steps=differences.steps if differences else 0,
         n_latents=settings.latents,
         k=settings.k,
         steps=settings.steps,
@@ -183,17 +194,24 @@ def plan(
         basis = "parameters, and half the rate of a matrix product measured here"
     # Streamed rows are harvested again on every pass, by all ranks; an anchored run streams two pairs of models. What is
     # kept on the disk is harvested by the first rank.
-    kept, streamed = (job.measured, job.steps * job.batch) if job.streaming else (job.tokens, 0)
+    steps = job.seeds * (job.steps + job.difference_steps)
+    kept, streamed = (job.measured, steps * job.batch) if job.streaming else (job.tokens, 0)
     forward = per_token * (kept + streamed * 2 * job.n_crosscoders / job.n_models / job.ranks)
-    time = (
+    measured = "training steps measured here at small sizes"
+    if job.ranks > 1:
+        measured += ", without the exchange between ranks"
+    time: tuple[Duration, ...] = (
         Duration(name=f"activations of {kept + streamed:,} tokens", seconds=forward, basis=basis),
         Duration(
             name=f"training, {presented:,.1f} passes over the corpus",
-            seconds=job.n_crosscoders * job.steps * step.seconds(job.batch, job.latents_of_rank),
-            basis="training steps measured here at small sizes"
-            + (", without the exchange between ranks" if job.ranks > 1 else ""),
+            seconds=job.n_crosscoders * job.seeds * job.steps * step.seconds(job.batch, job.latents_of_rank),
+            basis=measured,
         ),
     )
+    if job.difference_steps:
+        own = step.seconds(job.batch, -(-job.difference_latents // job.ranks))
+        seconds = job.n_crosscoders * job.seeds * job.difference_steps * own
+        time += (Duration(name="learning the differences", seconds=seconds, basis=measured),)
     return made.model_copy(update={"time": time})
 
 

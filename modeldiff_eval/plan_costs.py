@@ -40,6 +40,12 @@ class Job(Record):
     n_models: int = 2
     """Models that are read: 2, or 3 with an anchor."""
     n_crosscoders: int = 1
+    """Pairs of models that a crosscoder is trained for."""
+    seeds: int = 1
+    """Trainings of each."""
+    difference_latents: int = 0
+    """Latents of the dictionary of differences that is trained for every pair as well; 0 for none."""
+    difference_steps: int = 0
     n_latents: int
     k: int
     steps: int
@@ -149,7 +155,12 @@ def disk(job: Job) -> list[Part]:
         Part(name="tokens, while they are shuffled", size=2 * FLOAT * job.tokens + 24 * sequences, place="host"),
         Part(name=f"activations of {job.n_models} models, {kept:,} tokens", size=activations, place="host"),
         Part(name="two checkpoints", size=2 * 6 * whole, place="host"),
-        Part(name="crosscoders, native and jumprelu", size=job.n_crosscoders * 2 * 2 * whole, place="host"),
+        Part(name="crosscoders, native and jumprelu", size=job.n_crosscoders * job.seeds * 2 * 2 * whole, place="host"),
+        Part(
+            name="dictionaries of differences",
+            size=job.n_crosscoders * job.seeds * 2 * 2 * FLOAT * job.difference_latents * job.inputs,
+            place="host",
+        ),
     ]
     return [part for part in parts if part.size]
 

@@ -87,7 +87,8 @@ def probing(
             f"the text has {int((~heldout).sum())} training and {int(heldout.sum())} held-out documents with a category. Give more text with a "
             "'category', and do not stream it."
         )
-    means, spread = points.mean(0), np.nanmean(drawn, axis=0)
+    known = ~np.isnan(drawn).all(axis=(0, 1))  # A resample may hold no category at all.
+    means, spread = points.mean(0), np.nanmean(drawn[..., known], axis=0)
     base, tuned = (_estimate(means[i], spread[i]) for i in (0, 1))
     diff = _estimate(means[1] - means[0], spread[1] - spread[0])
     said = (

@@ -53,9 +53,7 @@ def movement(verdict: Verdict, other: str) -> str:
 def causal_lines(panel: CausalPanel, *, short: bool = False) -> list[str]:
     """The panel as sentences, the whole set first; ``short`` leaves single classes, latents and answers out."""
     what = (
-        "tuned-specific latents"
-        if panel.chosen == "specific"
-        else "nearest candidates (no latent is specific to tuned)"
+        "tuned-specific latents" if panel.chosen == "specific" else "first candidates (no latent is specific to tuned)"
     )
     where = "tokens of the assistant" if panel.assistant_only else "tokens"
     lines = [

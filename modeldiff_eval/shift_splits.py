@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from modeldiff_eval.corpus import TokenCorpus, heldout_subset
+from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.latents import Blocks
 from modeldiff_eval.records import ActivationSplit, Estimate
 from modeldiff_eval.shift_estimators import Grouping, Masses
 from modeldiff_eval.shift_null import MIN_BLOCKS
 from modeldiff_eval.stats_bootstrap import two_way_ratio
-from modeldiff_eval.token_kinds import TokenKind, token_kinds
+from modeldiff_eval.token_kinds import TokenKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,8 +83,7 @@ def parts(work: Workspace, corpus: TokenCorpus, heldout: torch.Tensor, blocks: B
     Args:
         heldout: token numbers, [rows]; ``blocks``: their blocks of documents.
     """
-    small, place = heldout_subset(corpus, tokens=corpus.tokens)
-    kinds = token_kinds(small, work.tokenizer, work.template)[place[heldout.numpy()]]
+    kinds = work.token_kinds(corpus)[heldout.numpy()]
     document = corpus.document_of_token()[heldout.numpy()]
     source = np.asarray(corpus.documents["source"], dtype=object)[document]
     tokens = Counter(source.tolist())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
@@ -20,6 +21,7 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.settings import Settings
 from modeldiff_eval.store import fingerprint, once, write_json
+from modeldiff_eval.token_kinds import token_kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,6 +107,15 @@ class Workspace:
     caveats: list[str] = field(default_factory=list)
     durations: dict[str, float] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
+    annotator: Any = None
+    """The annotator of this run, once there is one; loading a sentence encoder twice would double its time."""
+    _kinds: dict[str, Int[np.ndarray, " tokens"]] = field(default_factory=dict)
+
+    def token_kinds(self, corpus: corpora.TokenCorpus) -> Int[np.ndarray, " tokens"]:
+        """The :class:`TokenKind` of every token of ``corpus``, read back once."""
+        if corpus.key not in self._kinds:
+            self._kinds[corpus.key] = token_kinds(corpus, self.tokenizer, self.template)
+        return self._kinds[corpus.key]
 
     def info(self, role: str) -> ModelInfo:
         """The record of one model, without loading its weights."""

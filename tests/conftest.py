@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -93,3 +96,44 @@ def merged_model(base_model: Path, adapter: Path, tmp_path_factory: pytest.TempP
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 short documents, half of them chats, in two languages and three categories."""
     return tiny_pair.save_corpus(tmp_path_factory.mktemp("text") / "small.jsonl", documents=48, seed=3)
+
+
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[None]:
+    """Whole runs with small blocks, no PDF and no sentence encoder: those have tests of their own."""
+    from tiny_run import ByHash
+
+    from modeldiff_eval import activations, analysis
+    from modeldiff_eval.taxonomy import Taxonomy
+
+    module = importlib.import_module("modeldiff_eval.diff")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "render", functools.partial(module.render, formats=("md",)))
+        patch.setattr(activations, "BLOCK_BYTES", 4096 * 32 * 4)
+        patch.setattr(Taxonomy, "load", staticmethod(functools.cache(Taxonomy.load)))
+        patch.setattr(analysis, "get_annotator", lambda *_, **__: ByHash())
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pair.save_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", documents=90, seed=5)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that the runs of a module share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(tmp_path: Path, shared: Path, options: dict[str, Any]) -> Callable[..., Any]:
+    """Compare two models with a module's ``options``."""
+    from modeldiff_eval import diff
+
+    def call(base: Path, tuned: Path, name: str = "run", **more: Any) -> Any:
+        anchor = more.pop("anchor", None)
+        own = {"out": tmp_path / name, "cache": shared} | options | more
+        return diff(str(base), str(tuned), anchor=str(anchor) if anchor else None, **own)
+
+    return call

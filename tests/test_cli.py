@@ -47,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No PDF and no sentence encoder, as in test_diff.py; settings without a flag by environment."""
     import importlib
 
-    from test_diff import ByHash
+    from tiny_run import ByHash
 
     module = importlib.import_module("modeldiff_eval.diff")
     monkeypatch.setattr(module, "render", partial(module.render, formats=("html",)))

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_diff import Recorder
 from test_ranks import free_port
 from tiny_lm import tiny_tokenizer
 from tiny_pair import load_model, save_corpus
+from tiny_run import Recorder
 
 from modeldiff_eval import activations, cli, fit, train
 from modeldiff_eval import crosscoder_train as c

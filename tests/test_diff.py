@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_pair import perturbed, save_corpus, save_model
+from tiny_pair import perturbed, save_model
+from tiny_run import STEPS, Recorder, Runner, but_for_created, notes
 
 from modeldiff_eval import activations, analysis, diff, models, train
 from modeldiff_eval.annotate import get_annotator
-from modeldiff_eval.annotation import Annotation, Evidence, annotation_key
 from modeldiff_eval.errors import (
     CrosscoderError,
     MismatchedModelsError,
@@ -29,72 +28,10 @@ from modeldiff_eval.errors import (
     SettingsError,
 )
 from modeldiff_eval.graded import Shifted
-from modeldiff_eval.progress import Advance, Reporter
 from modeldiff_eval.records import Card
 from modeldiff_eval.render import pdf_available, render
-from modeldiff_eval.store import fingerprint
-from modeldiff_eval.taxonomy import Taxonomy
 
-STEPS = 60
-Runner = Callable[..., Any]
-
-
-class ByHash:
-    """A quick stand-in for the sentence encoder: a category from the hash of the first example."""
-
-    name, version, paid = "by hash", "1", False
-
-    def __init__(self) -> None:
-        self.codes = [category.code for category in Taxonomy.load(None).categories][:6]
-
-    def annotate(self, evidence: Sequence[Evidence]) -> Iterator[Annotation]:
-        for item in evidence:
-            text = item.examples[0].text
-            yield Annotation(
-                latent=item.latent, label=text[:12], description=None, confidence=0.5, reason=None, failure=None,
-                category=self.codes[int(fingerprint(text), 16) % len(self.codes)], annotator=self.name,
-                key=annotation_key(self, item),
-            )  # fmt: skip
-
-
-class Recorder(Reporter):
-    """Remembers how often every stage reported; ``stop`` raises in the middle of one."""
-
-    def __init__(self, stop: str | None = None, at: int = 0) -> None:
-        self.calls: dict[str, list[int]] = {}
-        self.stop, self.at = stop, at
-
-    @contextmanager
-    def task(self, title: str, *, unit: str = "") -> Iterator[Advance]:
-        own = self.calls.setdefault(title, [])
-
-        def advance(done: int, total: int) -> None:
-            own.append(done)
-            if self.stop and title.startswith(self.stop) and done >= self.at:
-                raise KeyboardInterrupt
-
-        yield advance
-
-    def work(self) -> set[str]:
-        """Stages that harvested or trained."""
-        return {t for t in self.calls if t.startswith(("Activations", "Null control: base", "Training", "Answers"))}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """Small blocks, no PDF and no sentence encoder: those have tests of their own, and test_everything_real below."""
-    module = sys.modules["modeldiff_eval.diff"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "render", partial(module.render, formats=("md",)))
-        patch.setattr(activations, "BLOCK_BYTES", 4096 * 32 * 4)
-        patch.setattr(Taxonomy, "load", staticmethod(cache(Taxonomy.load)))
-        patch.setattr(analysis, "get_annotator", lambda *_, **__: ByHash())
-        yield
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", documents=90, seed=5)
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
@@ -103,22 +40,6 @@ def options(text: Path) -> dict[str, Any]:
         "method": "batchtopk", "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": 48, "k": 4, "steps": STEPS, "batch": 256,
         "null_tokens": 4000, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1,
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache that the runs of this module share."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def run(tmp_path: Path, shared: Path, options: dict[str, Any]) -> Runner:
-    def call(base: Path, tuned: Path, name: str = "run", **more: Any) -> Any:
-        anchor = more.pop("anchor", None)
-        own = {"out": tmp_path / name, "cache": shared} | options | more
-        return diff(str(base), str(tuned), anchor=str(anchor) if anchor else None, **own)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +58,6 @@ def findings(card: Card) -> dict[str, Any]:
     """What a card says, without its time and how its models and files are called."""
     drop = {"created", "title", "models", "provenance", "crosscoders", "caveats"}
     return {name: value for name, value in card.model_dump().items() if name not in drop}
-
-
-def but_for_created(card: Card) -> dict[str, Any]:
-    return card.model_dump(exclude={"created"})
-
-
-def notes(run: Any) -> dict[str, Any]:
-    return json.loads((run.out / "run.json").read_text())
 
 
 def test_a_direct_run_writes_everything(direct: Any, base_model: Path) -> None:

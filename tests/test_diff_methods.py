@@ -4,43 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterator
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_diff import STEPS, ByHash, Recorder, Runner, but_for_created, notes
-from tiny_pair import save_corpus
+from tiny_run import STEPS, Recorder, Runner, but_for_created, notes
 
-from modeldiff_eval import activations, analysis, diff, fit, train
+from modeldiff_eval import diff, fit, train
 from modeldiff_eval.records import Card
 from modeldiff_eval.settings import make_settings
-from modeldiff_eval.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 SEED = 1
 LATENTS, OWN = 48, 16
 """Latents of the crosscoder, and of the dictionary of differences: a third as many."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """Small blocks, no pages and no sentence encoder."""
-    module = sys.modules["modeldiff_eval.diff"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "render", partial(module.render, formats=("md",)))
-        patch.setattr(activations, "BLOCK_BYTES", 4096 * 32 * 4)
-        patch.setattr(Taxonomy, "load", staticmethod(cache(Taxonomy.load)))
-        patch.setattr(analysis, "get_annotator", lambda *_, **__: ByHash())
-        yield
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", documents=90, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +28,6 @@ def options(text: Path) -> dict[str, Any]:
         "corpus": (str(text),), "rollouts": 0, "tasks": (), "latents": LATENTS, "k": 4, "steps": STEPS, "batch": 256,
         "null_tokens": 0, "draws": 200, "max_length": 128, "dtype": "float32", "layer": 1, "thresholds": {"nu_error": 0.6},
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def run(tmp_path: Path, shared: Path, options: dict[str, Any]) -> Runner:
-    def call(base: Path, tuned: Path, name: str = "run", **more: Any) -> Any:
-        anchor = more.pop("anchor", None)
-        own = {"out": tmp_path / name, "cache": shared} | options | more
-        return diff(str(base), str(tuned), anchor=str(anchor) if anchor else None, **own)
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,22 @@ def test_the_job_of_the_paper() -> None:
     assert job.steps * job.batch == pytest.approx(200e6, rel=1e-4)
 
 
+def test_the_dictionary_of_differences_and_other_seeds_take_their_time() -> None:
+    settings, _ = make_settings(
+        {"base": "X", "tuned": "Y", "method": "difference", "latents": 3000, "steps": 100, "k": 32}, environ={}
+    )
+    shape = p.Shape(d_model=32, n_layers=3, layer_params=10_000)
+    job = p.make_job(settings, shape)
+    assert (job.seeds, job.difference_latents, job.difference_steps) == (1, 1000, 200)
+    plain = p.make_job(settings.model_copy(update={"method": "batchtopk"}), shape)
+    one, alone = (make(some, place(ram=1000, free=1000)) for some in (job, plain))
+    assert [part.name for part in one.time] == [*(part.name for part in alone.time), "learning the differences"]
+    assert one.time[2].seconds == pytest.approx(200 * RATE.seconds(job.batch, 1000))
+    twice = make(p.make_job(settings.model_copy(update={"seeds": 2}), shape), place(ram=1000, free=1000))
+    assert [part.seconds for part in twice.time[1:]] == pytest.approx([2 * part.seconds for part in one.time[1:]])
+    assert sum(part.size for part in one.disk) > sum(part.size for part in alone.disk)
+
+
 def test_what_does_not_fit_is_told_with_numbers() -> None:
     made = make(paper(), place(ram=20, free=50))
     assert not made.fits

@@ -43,7 +43,7 @@ def test_where_nothing_is_told_apart_the_card_says_so() -> None:
     lines = causal_lines(panel(rows=weak, tasks=[]))
     assert lines[-1].startswith("No set moved tuned")
     assert not any("more than matched random latents do" in line for line in lines)
-    assert "nearest candidates (no latent is specific" in causal_lines(panel(chosen="nearest"))[0]
+    assert "first candidates (no latent is specific" in causal_lines(panel(chosen="nearest"))[0]
 
 
 def test_a_set_that_never_fires_has_dashes_and_not_zeros() -> None:
