@@ -18,6 +18,7 @@ Scaling reads both models along ``u``, so ν of a rewritten latent is −1 and n
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +31,7 @@ from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
 from modeldiff_eval.crosscoder import Crosscoder
-from modeldiff_eval.latents import Blocks, Progress, parts_of
+from modeldiff_eval.latents import Blocks, Nu, Progress, parts_of
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.sparse import Sparse
 
@@ -286,3 +287,10 @@ def changed(
     if defined.any():
         chosen[defined] = false_discovery_control(p[defined]) <= rate
     return chosen
+
+
+def shifted(
+    p: Float[NDArray[np.float64], " latents"], nu: Mapping[int, Nu], beyond: Bool[NDArray[np.bool_], " latents"], *, rate: float
+) -> dict[int, Bool[NDArray[np.bool_], " latents"]]:  # fmt: skip
+    """By claim, the latents ``beyond`` noise that the other model has less of, at a false discovery rate among just those."""
+    return {side: changed(p, own.less(), rate=rate) & beyond for side, own in nu.items()}

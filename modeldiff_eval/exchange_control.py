@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from modeldiff_eval import latents as measure
-from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical, shifted
 from modeldiff_eval.token_kinds import TokenKind
 
 if TYPE_CHECKING:
@@ -79,5 +79,4 @@ def exchange_control(
     if null is not None:
         rounding = numerical(pair.crosscoder, pair.rows, *null)
     beyond = changed(p, defined, rate=rate) & ~rounding
-    shifted = {side: changed(p, own.less(), rate=rate) & beyond for side, own in nu.items()}
-    return Control(beyond, shifted, null_rate, energy)
+    return Control(beyond, shifted(p, nu, beyond, rate=rate), null_rate, energy)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from modeldiff_eval import latents as measure
 from modeldiff_eval.crosscoder import Crosscoder, delta_norm
-from modeldiff_eval.difference import EXCHANGE_BLOCKS, Exchanged, changed, exchanged
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, Exchanged, changed, exchanged, shifted
 from modeldiff_eval.methods import train_method, train_settings
 from modeldiff_eval.planted import PlantedPair
 from modeldiff_eval.planted_constants import Scoring, Training
@@ -125,10 +125,11 @@ class DifferenceFit(CrosscoderFit):
 
     def claims(self, controls: Controls, scoring: Scoring) -> list[Claims]:
         defined = ~np.isnan(self.nu[0].rank_error) | ~np.isnan(self.nu[1].rank_error)
-        differ = changed(self.control.p_values(), defined, rate=scoring.false_discovery_rate)
+        p, rate = self.control.p_values(), scoring.false_discovery_rate
+        less = shifted(p, dict(enumerate(self.nu)), changed(p, defined, rate=rate), rate=rate)
         return [
             by_delta_norm(delta_norm(self.crosscoder.decoder_norms()).double().numpy(), scoring),
-            *by_exchange(self.nu, differ, scoring),
+            *by_exchange(self.nu, less, scoring),
         ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,13 +47,19 @@ def by_fixed_thresholds(nu: BothNu, scoring: Scoring) -> Claims:
     return Claims("paper thresholds", "specific", (base, tuned))
 
 
-def by_exchange(nu: BothNu, changed: Bool[NDArray[np.bool_], " latents"], scoring: Scoring) -> tuple[Claims, Claims]:
-    """Of a difference dictionary: more than noise by the exchange control, and the other model has none, or has less, of it."""
-    base, tuned = (side.absent(scoring.nu_error) & changed for side in nu)
-    less = [side.less() & changed for side in nu]
+def by_exchange(
+    nu: BothNu, less: Mapping[int, Bool[NDArray[np.bool_], " latents"]], scoring: Scoring
+) -> tuple[Claims, Claims]:
+    """Of a dictionary of differences, as a run does it: what the exchange control lets through and the other model has none,
+    or has less, of.
+
+    Args:
+        less: by claim, from :func:`modeldiff_eval.difference.shifted`.
+    """
+    base, tuned = (side.absent(scoring.nu_error) & less[number] for number, side in enumerate(nu))
     return (
         Claims("specific (exchange)", "specific", (base, tuned)),
-        Claims("shifted (exchange)", "shifted", (less[0], less[1])),
+        Claims("shifted (exchange)", "shifted", (less[0], less[1]), threshold=1.0),
     )
 
 
