@@ -35,10 +35,14 @@ class Excerpt(Example):
 
 
 class Evidence(Record):
-    """What is known of one latent: its top examples, highest activation first."""
+    """What is known of one latent: its top examples, highest activation first.
+
+    ``contrast``: near passages on which it is silent, nearest first; empty where they were not looked for.
+    """
 
     latent: int
     examples: list[Excerpt]
+    contrast: tuple[Excerpt, ...] = ()
 
 
 class Annotation(Record):
@@ -46,7 +50,8 @@ class Annotation(Record):
 
     ``category`` is a code of the taxonomy, or None for "none of them". ``failure`` says why there is no answer at all;
     then everything else is None. ``confidence`` is in [0, 1]: the annotator's probability that its decision about the
-    category ("none" included) is right. ``key`` identifies the evidence and the annotator's version.
+    category ("none" included) is right. ``key`` identifies the evidence and the annotator's version. ``patterns``: what the
+    examples have in common, point by point, where the annotator says so.
     """
 
     latent: int
@@ -58,6 +63,7 @@ class Annotation(Record):
     failure: str | None
     annotator: str
     key: str
+    patterns: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -93,7 +99,7 @@ def context_span(peak: int, length: int, *, size: int = CONTEXT_SIZE, stride: in
 
 
 def annotation_key(annotator: Annotator, evidence: Evidence) -> str:
-    """Hash (16 hex digits) of the annotator's name and version and of the examples (activations to 4 digits).
+    """Hash (16 hex digits) of the annotator's name and version, the examples (activations to 4 digits) and the contrast.
 
     The latent's number is not part of it: equal evidence deserves an equal answer.
     """
@@ -101,4 +107,7 @@ def annotation_key(annotator: Annotator, evidence: Evidence) -> str:
         [e.text, e.context, e.document, e.role, e.tokens, [float(f"{a:.4g}") for a in e.activations]]
         for e in evidence.examples
     ]
-    return fingerprint([annotator.name, annotator.version, examples])
+    parts: list[object] = [annotator.name, annotator.version, examples]
+    if evidence.contrast:
+        parts.append([e.passage for e in evidence.contrast])
+    return fingerprint(parts)
