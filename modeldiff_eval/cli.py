@@ -68,6 +68,13 @@ def run(
             help="difference, batchtopk, dedicated or delta: how specific latents are found.", show_default="difference"
         ),
     ] = None,
+    weighting: Annotated[
+        str | None,
+        typer.Option(
+            help="none, kl or assistant: train more on tokens where the models predict differently, or on answers.",
+            show_default="none",
+        ),
+    ] = None,
     crosscoder: Annotated[
         list[str] | None, typer.Option(help="Trained crosscoder, folder or hub id; twice for an anchored run.")
     ] = None,
@@ -160,7 +167,7 @@ def run(
     from modeldiff_eval.settings import make_settings
 
     flags: dict[str, Any] = {
-        "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method,
+        "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method, "weighting": weighting,
         "crosscoder": tuple(crosscoder or ()) or None, "corpus": tuple(corpus or ()) or None,
         "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
         "annotator": annotator, "annotate_top": annotate_top,

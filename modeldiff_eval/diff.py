@@ -43,6 +43,7 @@ from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.trackers import require as require_trackers
+from modeldiff_eval.weighting import caveat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,7 +217,9 @@ def diff(
             *_corpus_caveats(settings, material, coders),
             *seeds.caveats(pairs, agreement, settings.seeds),
             *causal_notes,
-            *dict.fromkeys([*work.caveats, *work.pool.caveats, *filter(None, [pdf_available()])]),
+            *dict.fromkeys(
+                [*work.caveats, *work.pool.caveats, *filter(None, [caveat(settings.weighting), pdf_available()])]
+            ),
         ],
         versions=_versions(),
         created=created,

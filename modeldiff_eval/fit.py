@@ -31,6 +31,7 @@ from modeldiff_eval.trackers import Tracker, trackers
 from modeldiff_eval.train import MappedSource, RowSource
 from modeldiff_eval.train_step import TrainSettings
 from modeldiff_eval.training_log import curve
+from modeldiff_eval.weighting import weighted_rows
 from modeldiff_eval.workspace import Workspace, harvest_role
 
 STEP_COST = 4.0
@@ -190,6 +191,11 @@ def train_settings(work: Workspace, material: Material, method: Method) -> Train
     )
 
 
+def _weighted(work: Workspace, method: Method) -> bool:
+    """Whether training rows are drawn by the run's weighting: for the dictionary that claims are made from."""
+    return work.settings.weighting != "none" and method == work.settings.method
+
+
 def cache_folder(work: Workspace, material: Material, first: str, second: str, method: Method | None = None) -> Path:
     """Where the cache keeps this crosscoder: named by everything that decides it."""
     method = method or whole_method(work.settings)
@@ -199,6 +205,8 @@ def cache_folder(work: Workspace, material: Material, first: str, second: str, m
     parts.append(options.model_dump(exclude={"exclusive"}))
     if method != "batchtopk":
         parts.append([f"{method}-2" if method == "difference" else f"{method}-1", options.exclusive])
+    if _weighted(work, method):
+        parts.append(["weighting-1", work.settings.weighting, *(work.sources[role].key for role in (first, second))])
     if material.streamed:
         block = default_block(options.batch, rows[first].d_model, [work.pool.dtype] * 2)
         stream = [material.corpus.key, str(work.pool.dtype), work.layer, work.tokenizer.bos_token_id, block]
@@ -281,7 +289,8 @@ def _train_into(
         del both
     else:
         work.pool.trim()
-        source = MappedSource(rows, train_rows, batch=options.batch, seed=options.seed, ranks=ranks)
+        seen = weighted_rows(work, material.measured, pair, train_rows) if _weighted(work, method) else train_rows
+        source = MappedSource(rows, seen, batch=options.batch, seed=options.seed, ranks=ranks)
     # On MPS the models run, but the training step has not been tried there.
     device = work.pool.device if work.pool.device.type == "cuda" else torch.device("cpu")
     what = "Learning the differences" if method == "difference" else "Training the crosscoder"

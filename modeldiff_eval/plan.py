@@ -23,6 +23,7 @@ from modeldiff_eval.plan_costs import (
     passes,
     size,
     trainer_memory,
+    whole_pass,
 )
 from modeldiff_eval.plan_machine import Machine, StepRate, machine, product_rate, step_rate
 from modeldiff_eval.plan_shape import GEMMA_2_9B, Shape, shape_of
@@ -139,6 +140,7 @@ def make_job(settings: Settings, shape: Shape, *, dtype_bytes: int = 2, ranks: i
         seeds=settings.seeds,
         difference_latents=differences.n_latents if differences else 0,
         difference_steps=differences.steps if differences else 0,
+        divergence_tokens=int(tokens * (1 - settings.heldout_share)) if settings.weighting == "kl" else 0,
         n_latents=settings.latents,
         k=settings.k,
         steps=settings.steps,
@@ -208,6 +210,9 @@ def plan(
             basis=measured,
         ),
     )
+    if job.divergence_tokens:
+        seconds = 2 * job.n_crosscoders * job.divergence_tokens * whole_pass(job) * per_token / job.n_models
+        time += (Duration(name="next-token divergence", seconds=seconds, basis=basis),)
     if job.difference_steps:
         own = step.seconds(job.batch, -(-job.difference_latents // job.ranks))
         seconds = job.n_crosscoders * job.seeds * job.difference_steps * own

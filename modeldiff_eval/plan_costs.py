@@ -46,6 +46,8 @@ class Job(Record):
     difference_latents: int = 0
     """Latents of the dictionary of differences that is trained for every pair as well; 0 for none."""
     difference_steps: int = 0
+    divergence_tokens: int = 0
+    """Training tokens that both whole models read for ``--weighting kl``."""
     n_latents: int
     k: int
     steps: int
@@ -169,6 +171,12 @@ def forward_flops(job: Job) -> float:
     """Floating-point operations of one token through one model, up to the block that is read."""
     attention = 4 * job.shape.d_model * (MAX_LENGTH / 2)
     return (job.layer + 1) * (2 * job.shape.layer_params + attention)
+
+
+def whole_pass(job: Job) -> float:
+    """How many times longer a token takes through all blocks and the unembedding than up to the block that is read."""
+    blocks = job.shape.n_layers + job.shape.other_params / max(1, job.shape.layer_params)
+    return blocks / (job.layer + 1)
 
 
 def passes(job: Job, *, heldout_share: float) -> float:

@@ -23,6 +23,7 @@ PAPER_MODEL = "a model of Gemma-2-9b's size"
 Preset = Literal["quick", "standard", "paper"]
 Method = Literal["difference", "batchtopk", "dedicated", "delta"]
 TrackerName = Literal["tensorboard", "wandb"]
+Weighting = Literal["none", "kl", "assistant"]
 ShiftEstimator = Literal["gated", "hard"]
 
 
@@ -45,6 +46,8 @@ class Settings(Record):
     preset: Preset = "quick"
     method: Method = "difference"
     """How latents that only one model has are found: :mod:`modeldiff_eval.methods`."""
+    weighting: Weighting = "none"
+    """Which training tokens the dictionary of claims sees more often: :mod:`modeldiff_eval.weighting`."""
     crosscoder: tuple[str, ...] = ()
     """Trained crosscoders to load: one for a direct run, (anchor, base) and (anchor, tuned) for an anchored one."""
     corpus: tuple[str, ...] = ("packaged",)
@@ -169,6 +172,13 @@ def make_settings(
         raise SettingsError(
             f"--seeds {settings.seeds} trains several crosscoders, but --crosscoder gives trained ones: leave one of the two out."
         )
+    if settings.weighting != "none" and (settings.stream or settings.crosscoder):
+        why = (
+            "training rows that are streamed cannot be drawn again"
+            if settings.stream
+            else "a trained crosscoder was given"
+        )
+        raise SettingsError(f"--weighting {settings.weighting} has no effect here: {why}. Leave one of the two out.")
     return settings, {name: origin.get(name, "default") for name in Settings.model_fields}
 
 

@@ -47,6 +47,7 @@ jaxtyping.install_import_hook(
             "token_kinds",
             "lens",
             "probing",
+            "weighting",
         )
     ],
     "beartype.beartype",

@@ -62,6 +62,17 @@ def test_the_dictionary_of_differences_and_other_seeds_take_their_time() -> None
     assert sum(part.size for part in one.disk) > sum(part.size for part in alone.disk)
 
 
+def test_weighting_by_kl_takes_a_pass_of_both_whole_models() -> None:
+    settings, _ = make_settings(
+        {"base": "X", "tuned": "Y", "weighting": "kl", "tokens": 8000, "layer": 1, "heldout_share": 0.25}, environ={}
+    )
+    shape = p.Shape(d_model=32, n_layers=4, layer_params=10_000, other_params=20_000)
+    made = make(p.make_job(settings, shape), place(ram=1000, free=1000), forward_rates=(500, 500))
+    parts = {part.name: part.seconds for part in made.time}
+    # Two models, 6,000 training tokens, four blocks and as much as two more for the unembedding instead of two blocks.
+    assert parts["next-token divergence"] == pytest.approx(2 * 6000 * 6 / 2 / 500)
+
+
 def test_what_does_not_fit_is_told_with_numbers() -> None:
     made = make(paper(), place(ram=20, free=50))
     assert not made.fits
