@@ -17,6 +17,7 @@ Scaling reads both models along ``u``, so ν of a rewritten latent is −1 and n
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -186,6 +187,11 @@ class Exchanged:
         """
         return _sign_test(self._votes(top)[1])
 
+    def voters(self, *, top: int = TOP_BLOCKS) -> Int[NDArray[np.int64], " latents"]:
+        """Blocks that vote on each latent."""
+        votes: NDArray[np.int64] = np.abs(self._votes(top)[1]).sum(0)
+        return votes
+
     def null_share(
         self, defined: Bool[NDArray[np.bool_], " latents"], *, rate: float, rng: np.random.Generator, draws: int = 200
     ) -> float | None:
@@ -216,6 +222,14 @@ def _sign_test(sign: Int[NDArray[np.int64], "top latents"]) -> Float[NDArray[np.
     votes = np.abs(sign).sum(0)
     p: NDArray[np.float64] = binom.sf((sign > 0).sum(0) - 1, votes, 0.5)
     return np.where(votes > 0, p, 1.0)
+
+
+def needed_blocks(measured: int, changed: int, *, rate: float) -> int:
+    """How many blocks must vote, all alike, before one more latent than ``changed`` of ``measured`` could pass at ``rate``.
+
+    Benjamini–Hochberg lets the next one through at p ≤ rate · (changed + 1) / measured, and n votes alike have p = 2⁻ⁿ.
+    """
+    return max(1, math.ceil(math.log2(max(measured, 1) / (rate * (changed + 1)))))
 
 
 def exchanged(

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from modeldiff_eval import latents as measure
-from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical, shifted
+from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, needed_blocks, numerical, shifted
 from modeldiff_eval.token_kinds import TokenKind
 
 if TYPE_CHECKING:
@@ -30,12 +30,17 @@ class Control:
     ``changed`` [latents]: more than noise, and more than the numerical control shows. ``null_rate``: mean share of the measured
     latents that the sign test finds when the models are exchanged in half of the documents at random, 200 times. ``energy``
     [latents]: share of the squared difference that each explains, over tokens that are neither template nor system prompt.
+    ``prompts``: held-out blocks of whole prompts. ``prompts_needed``: in how many a latent must respond, always as the models are,
+    before it could be told from noise; ``unjudged``: measured latents that respond in fewer.
     """
 
     changed: Bool[NDArray[np.bool_], " latents"]
     shifted: dict[int, Bool[NDArray[np.bool_], " latents"]]
     null_rate: float | None
     energy: Float[NDArray[np.float64], " latents"]
+    prompts: int = 0
+    prompts_needed: int = 1
+    unjudged: int = 0
 
     def figures(self, nu: Mapping[int, measure.Nu], *, rate: float) -> dict[str, int | float | None]:
         """What a card says of it, by the names of :class:`DifferenceInfo`.
@@ -49,7 +54,8 @@ class Control:
             )
         return {
             "measured": int(defined.sum()), "changed": int(self.changed.sum()), "rewritten": int((self.changed & opposite).sum()),
-            "false_discovery_rate": rate, "null_rate": self.null_rate,
+            "false_discovery_rate": rate, "null_rate": self.null_rate, "prompts": self.prompts,
+            "prompts_needed": self.prompts_needed, "unjudged": self.unjudged,
         }  # fmt: skip
 
 
@@ -79,4 +85,6 @@ def exchange_control(
     if null is not None:
         rounding = numerical(pair.crosscoder, pair.rows, *null)
     beyond = changed(p, defined, rate=rate) & ~rounding
-    return Control(beyond, shifted(p, nu, beyond, rate=rate), null_rate, energy)
+    needed = needed_blocks(int(defined.sum()), int(beyond.sum()), rate=rate)
+    unjudged = int((defined & (control.voters() < needed)).sum())
+    return Control(beyond, shifted(p, nu, beyond, rate=rate), null_rate, energy, blocks.n, needed, unjudged)

@@ -105,7 +105,9 @@ class DifferenceInfo(Record):
     ``energy_share``: energy of second − first over that of both models, each about its mean, from 0 to 2. ``fve``: how much of it
     the dictionary explains; None where nothing differs. ``changed``: latents that are more than noise by the exchange control
     at ``false_discovery_rate``; ``null_rate``: mean share of the measured latents that the same rule finds with the models
-    exchanged in half of the documents at random, where all it finds is false.
+    exchanged in half of the documents at random, where all it finds is false. ``prompts``: held-out prompts that vote;
+    ``prompts_needed``: in how many a latent must respond before the control could let it through; ``unjudged``: measured latents
+    that respond in fewer, for which there is too little text.
     """
 
     first: str
@@ -122,6 +124,9 @@ class DifferenceInfo(Record):
     rewritten: int | None = None
     false_discovery_rate: float | None = None
     null_rate: float | None = None
+    prompts: int | None = None
+    prompts_needed: int | None = None
+    unjudged: int | None = None
     training: TrainingCurve | None = None
 
 

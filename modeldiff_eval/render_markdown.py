@@ -263,7 +263,16 @@ def _difference(found: DifferenceInfo) -> str:
     return (
         f"{said}; {number(found.changed, 0)} of {number(found.measured, 0)} measured latents are beyond noise at a false discovery rate of "
         f"{percent(found.false_discovery_rate, 0)} ({number(found.rewritten, 0)} rewritten: in both models, in other directions); with "
-        f"the models exchanged in half of the documents at random {percent(found.null_rate, 2)} are found."
+        f"the models exchanged in half of the documents at random {percent(found.null_rate, 2)} are found.{_too_rare(found)}"
+    )
+
+
+def _too_rare(found: DifferenceInfo) -> str:
+    if found.prompts is None or found.prompts_needed is None or found.unjudged is None:
+        return ""
+    return (
+        f" A latent must respond in at least {number(found.prompts_needed, 0)} of the {number(found.prompts, 0)} held-out prompts to be told "
+        f"from noise; {number(found.unjudged, 0)} of those measured respond in fewer, so that only more text like that could say."
     )
 
 

@@ -78,6 +78,9 @@ def test_the_default_is_a_dictionary_of_differences_beside_the_crosscoder(made: 
     assert (card.crosscoders[0].n_latents, card.crosscoders[0].k) == (LATENTS, 4)
     assert 0 < info.energy_share < 1
     assert 0 < info.fve <= 1
+    assert info.prompts > info.prompts_needed > 1
+    assert 0 <= info.unjudged <= info.measured - info.changed
+    assert f"{info.prompts_needed} of the {info.prompts} held-out prompts" in (made.out / "card.md").read_text()
     assert info.training.steps == 2 * STEPS
     assert 0 < info.changed <= info.measured <= OWN
     assert 0 <= info.rewritten <= info.changed

@@ -218,6 +218,28 @@ def test_only_the_strongest_blocks_vote() -> None:
     assert control.p_values(top=20)[0] > 0.99
 
 
+@pytest.mark.parametrize(("measured", "found"), [(1000, 0), (1000, 12), (7, 0), (1, 0), (300, 299)])
+def test_so_many_blocks_are_needed_and_no_fewer(measured: int, found: int) -> None:
+    """One more latent with that many votes alike passes beside ``found`` certain ones; with one vote less it does not."""
+    needed = D.needed_blocks(measured, found, rate=0.05)
+
+    def passes(votes: int) -> bool:
+        p = np.ones(measured)
+        p[:found] = 0
+        p[-1] = 2.0**-votes
+        return bool(D.changed(p, np.ones(measured, dtype=bool), rate=0.05)[-1])
+
+    assert passes(needed)
+    assert needed == 1 or not passes(needed - 1)
+
+
+def test_blocks_without_a_response_do_not_vote() -> None:
+    measured, other = np.zeros((20, 2), dtype=np.float32), np.zeros((20, 2), dtype=np.float32)
+    measured[:3, 0], other[5:7, 0], measured[:, 1] = 1, 1, 2
+    assert control_of(measured, other).voters().tolist() == [5, 20]
+    assert control_of(measured, other).voters(top=4).tolist() == [4, 4]
+
+
 def test_changed_is_benjamini_hochberg_over_what_is_defined() -> None:
     p = np.array([0.01, 0.02, 0.03, 0.5])
     assert D.changed(p, np.ones(4, dtype=bool), rate=0.05).tolist() == [True, True, True, False]
