@@ -55,14 +55,14 @@ class Measured:
     def rank_key(self, claim: int) -> NDArray[np.float64]:
         """What orders candidates of one claim, smallest first; NaN for latents that are none.
 
-        The upper limit of ν^ε on the ranking half. In a dictionary of differences minus the share of the difference that the
-        latent explains, for latents that are more than noise and of which the other model has less.
+        The upper limit of ν^ε on the ranking half. In a dictionary of differences minus what the latent explains of the difference
+        in answers of its own model beyond answers of the other, for latents that are more than noise and of which the other has less.
         """
         if (nu := self.nu.get(claim)) is None:
             return np.full(len(self.firings), np.nan)
         if self.control is None:
             return nu.rank_error_high
-        return np.where(self.control.shifted[claim], -self.control.energy, np.nan)
+        return np.where(self.control.shifted[claim], -self.control.rank[claim], np.nan)
 
     @property
     def dictionary(self) -> str:

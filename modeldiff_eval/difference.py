@@ -171,12 +171,14 @@ def explained(coder: Crosscoder, rows: Rows, heldout: Int[Tensor, " heldout"]) -
 class Exchanged:
     """Largest f of every latent in every block of held-out documents: as the models are, and with the two exchanged.
 
-    ``energy`` [latents]: what each adds to the squared difference of the models on the tokens that count.
+    ``energy`` [latents]: what each adds to the squared difference of the models on the tokens that count; ``weighted`` [weights,
+    latents]: the same with every token weighted.
     """
 
     measured: Float[NDArray[np.float32], "blocks latents"]
     exchanged: Float[NDArray[np.float32], "blocks latents"]
     energy: Float[NDArray[np.float64], " latents"]
+    weighted: Float[NDArray[np.float64], "weights latents"]
 
     def p_values(self, *, top: int = TOP_BLOCKS) -> Float[NDArray[np.float64], " latents"]:
         """One-sided sign test: of the ``top`` blocks with the largest f of either kind, how many have it as the models are?
@@ -238,6 +240,7 @@ def exchanged(
     blocks: Blocks,
     *,
     counted: Bool[NDArray[np.bool_], " tokens"] | None = None,
+    weights: Float[NDArray[np.float64], "weights tokens"] | None = None,
     on_progress: Progress | None = None,
 ) -> Exchanged:
     """The built-in null control: the difference with its sign reversed, through the same dictionary.
@@ -246,9 +249,11 @@ def exchanged(
         blocks: of whole documents, at most about a thousand; a block is what is exchanged.
         counted: by token number, which tokens count; all if left out. Tokens that many documents begin with should not: their
             copies are no independent votes.
+        weights: by token number, for :attr:`Exchanged.weighted`.
     """
     largest = torch.zeros(2, blocks.n, coder.n_latents)
-    squares = torch.zeros(coder.n_latents, dtype=torch.float64)
+    weights = np.zeros((0, 0)) if weights is None else weights
+    squares, weighted = (torch.zeros(n, coder.n_latents, dtype=torch.float64) for n in (1, len(weights)))
     d = coder.d_model
     for done, (part, block) in parts_of(blocks, 1024):
         x = coder.normalise(rows(part))
@@ -257,14 +262,17 @@ def exchanged(
         other = coder.encode(x.view(-1, 2, d).flip(1).flatten(1))
         if counted is not None:
             seen = torch.from_numpy(counted[part.numpy()])
-            codes, other, where = codes[seen], other[seen], where[seen]
-        squares += codes.double().square().sum(0)
+            part, codes, other, where = part[seen], codes[seen], other[seen], where[seen]
+        square = codes.double().square()
+        squares += square.sum(0)
+        if len(weights):
+            weighted += torch.from_numpy(weights[:, part.numpy()]) @ square
         for number, f in enumerate((codes, other)):
             largest[number].scatter_reduce_(0, where, f, "amax")
         if on_progress:
             on_progress(done, len(blocks.rows))
     size = coder.W_dec.view(-1, 2, d).double().diff(dim=1).square().sum((1, 2))
-    return Exchanged(largest[0].numpy(), largest[1].numpy(), (squares * size).numpy())
+    return Exchanged(largest[0].numpy(), largest[1].numpy(), (squares[0] * size).numpy(), (weighted * size).numpy())
 
 
 NUMERICAL_SHARE = 0.25

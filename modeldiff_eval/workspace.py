@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
@@ -116,6 +116,16 @@ class Workspace:
         if corpus.key not in self._kinds:
             self._kinds[corpus.key] = token_kinds(corpus, self.tokenizer, self.template)
         return self._kinds[corpus.key]
+
+    def written_by(self, corpus: corpora.TokenCorpus, role: str) -> Bool[np.ndarray, " documents"]:
+        """Documents that this model wrote: its id begins with ``role:``, or its source is the model's name or, without any, the role."""
+        ids, sources = (np.asarray(corpus.documents[column], dtype=str) for column in ("id", "source"))
+        source = self.sources[role]
+        named = np.isin(sources, [weights.public_name(str(source.adapter or source.location)), source.name])
+        own: Bool[np.ndarray, " documents"] = np.char.startswith(ids, f"{role}:") | (
+            named if named.any() else sources == role
+        )
+        return own
 
     def info(self, role: str) -> ModelInfo:
         """The record of one model, without loading its weights."""

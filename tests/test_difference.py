@@ -153,7 +153,12 @@ def test_shares_of_latents_that_fire_together_are_found_together() -> None:
 
 
 def control_of(measured: np.ndarray, other: np.ndarray) -> D.Exchanged:
-    return D.Exchanged(measured.astype(np.float32), other.astype(np.float32), np.ones(measured.shape[1]))
+    return D.Exchanged(
+        measured.astype(np.float32),
+        other.astype(np.float32),
+        np.ones(measured.shape[1]),
+        np.zeros((0, measured.shape[1])),
+    )
 
 
 def test_noise_gives_uniform_p_values() -> None:
@@ -262,6 +267,10 @@ def test_exchanging_changes_the_sign_of_the_difference(case: Case, coder: Crossc
     np.testing.assert_allclose(control.energy, (f.astype(float) ** 2).sum(0) * size**2, rtol=1e-4)
     some = D.exchanged(coder, case.of, blocks, counted=np.arange(ROWS) < ROWS // 4)
     np.testing.assert_allclose(some.energy, (f[: ROWS // 4].astype(float) ** 2).sum(0) * size**2, rtol=1e-4)
+    weights = np.zeros((2, ROWS))
+    weights[0, 5], weights[1, 7], weights[1, ROWS - 1] = 2, 1, 9
+    some = D.exchanged(coder, case.of, blocks, counted=np.arange(ROWS) < ROWS // 4, weights=weights)
+    np.testing.assert_allclose(some.weighted, f[[5, 7]].astype(float) ** 2 * size**2 * [[2], [1]], rtol=1e-4)
     early = f[: ROWS // 4], blocks.block[: ROWS // 4]
     by_hand = np.stack([early[0][early[1] == block].max(0, initial=0) for block in range(64)])
     np.testing.assert_allclose(some.measured, by_hand, rtol=1e-5)  # Tokens that do not count have no vote.
