@@ -6,11 +6,12 @@
     result.specific.named      # of the organisms that learned: named by the method's own ranking, with interval
 
 Every organism meets the same text: the packaged corpus, both models' answers to packaged prompts, and both models' answers
-to the same held-out questions about dishes and sums, on which the plants that concern these can show at all.
+to the same questions about dishes and sums, on which the plants that concern these can show at all.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -33,8 +34,12 @@ from modeldiff_eval.store import cache_dir, fingerprint, require_writable, write
 from modeldiff_eval.truth_report import Proportion, proportion
 
 PROBED: tuple[PromptKind, ...] = ("cooking", "sums")
-PROBES = 24
-"""Held-out questions of each probed kind that both models answer for the corpus."""
+PROBES = 64
+"""Questions of each probed kind that both models answer for the corpus, those first that no adapter was trained on.
+
+A quarter of them are held out from the dictionary's training, and the exchange control needs about a dozen prompts before it can tell
+a latent from noise: with 24, hardly a latent of a plant that shows in these alone could pass.
+"""
 DIFF_SETTINGS: dict[str, Any] = {
     "preset": "quick", "tokens": 60_000, "rollouts": 128, "latents": 2048, "k": 32, "steps": 300, "top_examples": 20,
     "draws": 1000, "tasks": (),
@@ -173,13 +178,16 @@ def _one(
 
 
 def probe_file(material: Material, adapter: Path, *, seed: int = 0) -> Path:
-    """Both models' answers to held-out questions of every probed kind, as chats for the corpus.
+    """Both models' answers to questions of every probed kind, as chats for the corpus.
 
     The questions are the same for every organism. Both answers to one are of one group, so they are never split.
     """
     source = weights.resolve(str(adapter), foundation=material.base.source)
     tuned = weights.load(source, device=material.base.device, dtype=material.base.dtype, cache=material.cache)
-    prompts = [prompt for kind in PROBED for prompt in draw(kind, PROBES, training=False, seed=seed)]
+    prompts = []
+    for kind in PROBED:
+        both = (draw(kind, PROBES, training=training, seed=seed) for training in (False, True))
+        prompts += list(itertools.chain.from_iterable(both))[:PROBES]
     lines = []
     for role, model in (("base", material.base), ("tuned", tuned)):
         answers = ask(
