@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from modeldiff_eval import activations as acts
+from modeldiff_eval import checkpoint
 from modeldiff_eval import crosscoder as coders
 from modeldiff_eval import crosscoder_import as importing
 from modeldiff_eval import models as weights
@@ -325,3 +326,4 @@ def _train_into(
     coders.save_native(model, folder / "native", metadata)
     coders.save_jumprelu(model, folder / "jumprelu", metadata)
     write_quality(folder, quality)
+    checkpoint.remove(folder)  # Not before: a kill until here costs no training.

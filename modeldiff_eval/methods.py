@@ -100,7 +100,7 @@ def train_method(
     if method == "difference":
         sample = train_rows if len(train_rows) else heldout  # Streamed: only held-out rows lie at hand.
         offset = difference_of(source.normaliser_sample(_SIGN_ROWS))[:, 0].double().mean(0)
-        if not bool(offset.any()) and not any(bool(difference_of(rows(part)).any()) for part in heldout.split(8192)):  # type: ignore[no-untyped-call]
+        if not _varies(source.normaliser_sample(_SIGN_ROWS), rows, heldout):
             return _nothing(rows(heldout[:8192]), settings)
         # The sign is the data's own, so that exchanging the models exchanges every answer and nothing else.
         if offset[offset.abs().argmax()] < 0:
@@ -140,8 +140,15 @@ def exchange_halves(coder: Crosscoder) -> Crosscoder:
     )  # fmt: skip
 
 
+def _varies(sample: Float[Tensor, "sample 2 d_model"], rows: Rows, heldout: Int[Tensor, " heldout"]) -> bool:
+    """Whether the difference is not the same on every token: nothing, or a constant vector, is nothing to learn from."""
+    first = difference_of(sample[:1])
+    parts = (rows(part) for part in heldout.split(8192))  # type: ignore[no-untyped-call]
+    return any(bool((difference_of(part) != first).any()) for part in (sample, *parts))
+
+
 def _nothing(rows: Float[Tensor, "rows 2 d_model"], settings: TrainSettings) -> Crosscoder:
-    """The dictionary of two models that do not differ: no latent ever fires."""
+    """The dictionary of two models that do not differ, or by a constant: no latent ever fires."""
     inputs = rows[0].numel()
     return Crosscoder(
         W_enc=torch.zeros(settings.n_latents, inputs), b_enc=torch.zeros(settings.n_latents),

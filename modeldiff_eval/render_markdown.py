@@ -253,7 +253,7 @@ def _latent_counts(card: Card) -> str:
 def _difference(found: DifferenceInfo) -> str:
     name = f"{markdown(found.first, limit=80)} / {markdown(found.second, limit=80)}"
     if found.fve is None:
-        return f"- Dictionary of differences {name}: nothing differs on the held-out tokens."
+        return f"- Dictionary of differences {name}: nothing differs on the held-out tokens, or the same vector on all of them."
     said = (
         f"- Dictionary of differences {name}: the difference is {percent(found.energy_share, 2)} of all energy, and "
         f"{number(found.n_latents, 0)} latents explain {percent(found.fve)} of it"

@@ -115,6 +115,8 @@ def train(
 ) -> Crosscoder:
     """Train, or continue from the checkpoint in ``folder``; leaves ``training.jsonl`` there.
 
+    The last checkpoint stays as well: whoever has written the result down calls :func:`checkpoint.remove`.
+
     Args:
         heldout: rows and row numbers on which the threshold is set.
         checkpoint_minutes: what a kill may cost at most, 2 by default; longer where saving would take more than 5 % of the time.
@@ -162,8 +164,6 @@ def _finish(trainer: Trainer, folder: Path, heldout: tuple[Rows, Int[Tensor, " h
     else:
         parameters = zip(checkpoint.NAMES, trainer.parameters, strict=True)
         whole = {name: parameter.detach().cpu() for name, parameter in parameters}
-    if trainer.ranks.leader:
-        checkpoint.remove(folder)
     crosscoder = Crosscoder(
         **whole, mean=trainer.mean, scale=trainer.scale, threshold=0.0, k=trainer.settings.k,
         selection=selection_weights(trainer.settings),

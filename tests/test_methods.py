@@ -208,3 +208,13 @@ def test_models_that_do_not_differ_make_a_dictionary_that_never_fires(rows: Tens
     middle = same[ROWS // 2 :].double().mean(0).float()
     torch.testing.assert_close(coder.denormalise(coder.decode(codes))[0], middle, atol=1e-5, rtol=1e-5)
     assert not list(tmp_path.iterdir())  # Nothing was trained.
+
+
+def test_a_constant_difference_makes_a_dictionary_that_never_fires(rows: Tensor, tmp_path: Path) -> None:
+    """A steering vector is the same on every token: there is nothing sparse about it."""
+    same = rows[:, :1].round(decimals=2).repeat(1, 2, 1)
+    same[:, 1] = same[:, 0].round()  # Whole numbers, so that adding and taking away is exact.
+    same[:, 0] = same[:, 1]
+    same[:, 1] += 3
+    coder = trained("difference", same, tmp_path)
+    assert not coder.encode(coder.normalise(same)).any()

@@ -80,7 +80,6 @@ def test_two_ranks_give_the_result_of_one_process(tmp_path: Path) -> None:
     ours, theirs = read_log(tmp_path / "run"), read_log(tmp_path / "alone")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-5)
     assert max(line["dead"] for line in ours) > 0
-    assert not list((tmp_path / "run").glob("checkpoint*"))
 
 
 @pytest.mark.slow
