@@ -15,9 +15,10 @@ from typing import Any
 
 from modeldiff_eval.ask import Question, Reply, Usage
 from modeldiff_eval.errors import AnnotationError, ModelError
-from modeldiff_eval.json_answer import complaint, first_object
+from modeldiff_eval.json_answer import first_object
 from modeldiff_eval.models import load, pick_device, pick_dtype, public_name, resolve
 from modeldiff_eval.rollouts import Message, render
+from modeldiff_eval.schema_check import check, check_schemas
 from modeldiff_eval.store import cache_dir, fingerprint
 
 VERSION = "local-1"
@@ -77,6 +78,7 @@ class LocalReplier:
         Raises:
             AnnotationError: the machine's memory does not suffice.
         """
+        check_schemas(question.schema_ for question in questions)
         for start in range(0, len(questions), self._batch_size):
             yield from self._batch(questions[start : start + self._batch_size])
 
@@ -99,7 +101,8 @@ class LocalReplier:
                 if value is None:
                     faults[i] = "there is no whole JSON object in the answer"
                 else:
-                    faults[i] = complaint(value, questions[i].schema_)
+                    problems = check(value, questions[i].schema_)
+                    faults[i] = f"{problems[0].where} {problems[0].wanted}" if problems else None
                 if faults[i] is None:
                     done[i] = self._reply(questions[i], value, None, usage[i])
         for i, fault in faults.items():
