@@ -4,7 +4,8 @@ The model is asked for JSON and nothing else, greedily. What it writes is search
 the question's schema; if it has not, the model is asked once more, with the complaint. Small models often fail at this: that
 is a failed reply, never a guess. Measured with ``embedded`` (SmolLM2-135M-Instruct) on latents of the demo, answers capped at
 160 tokens: 0 of 20 descriptions had the schema, and 0 of 10 categories (5 of 10 where the complaint listed all codes: five
-times the first of them, with the form's own words as the reason). It is too small to name latents; take an instruct model of several billion parameters.
+times the first of them, with the form's own words as the reason). It is too small to name latents;
+take an instruct model of several billion parameters.
 
 The text of a question cannot end its turn: wherever the tokenizer would read a special token in it, a space is put in.
 """
