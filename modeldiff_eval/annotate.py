@@ -8,20 +8,21 @@ asks only for what is missing or has changed.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from modeldiff_eval.annotation import Annotation, Annotator, Evidence, Excerpt, annotation_key, context_span
+from modeldiff_eval.ask import appending
 from modeldiff_eval.errors import AnnotationError, OutputError, UsageError, did_you_mean
 from modeldiff_eval.taxonomy import Taxonomy
 
-ANNOTATORS = ("offline", "claude")
+ANNOTATORS = ("offline", "claude", "local:MODEL", "human:FILE")
 __all__ = [
     "Annotation",
     "Annotator",
@@ -72,7 +73,7 @@ def annotate_all(
     if on_progress is not None:
         on_progress(len(done), len(keys))
     if todo:
-        with _appender(path, sync_seconds=0.0 if annotator.paid else 1.0) as append:
+        with appending(path, sync_seconds=0.0 if annotator.paid else 1.0) as append:
             answers = annotator.annotate([evidence[i] for i in todo])
             count = 0
             for annotation in answers:
@@ -115,75 +116,76 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
 
 
 def get_annotator(name: str, taxonomy: Taxonomy, **options: Any) -> Annotator:
-    """An annotator by name: ``"offline"``, with the options of ``annotate_offline.OfflineAnnotator``.
+    """An annotator by name.
+
+    ``"offline"`` has the options of ``annotate_offline.OfflineAnnotator``. ``"claude"`` and ``"local:MODEL"`` have those of
+    ``annotate_model.ModelAnnotator`` (``path``, ``repeats``, ``limits``, ``chunk``, ``on_progress``) and of their replier
+    (``claude.ClaudeReplier`` or ``local_chat.LocalReplier``; ``batch=True`` takes ``claude_batch.ClaudeBatchReplier``).
+    ``"human:FILE"`` has ``fallback``, an annotator for what was not reviewed or None; without it that is the offline
+    annotator, with its options.
 
     Raises:
-        UsageError: unknown name or option, or an annotator that this release does not have.
+        UsageError: unknown name or option; a review that cannot be used.
+        AnnotationError: no key for Claude.
+        ModelError: the local model cannot be loaded.
         MissingDependencyError: the annotator's weights are not installed.
     """
+    kind, separator, rest = name.partition(":")
     if name == "offline":
-        from modeldiff_eval.annotate_offline import OfflineAnnotator
-
-        known = ("background", "embedder", "max_tokens", "on_progress")
-        for option in options:
-            if option not in known:
-                raise UsageError(
-                    f"The offline annotator has no option {option!r}.{did_you_mean(option, known)} "
-                    f"Its options: {', '.join(known)}."
-                )
-        return OfflineAnnotator(taxonomy, **options)
+        return _offline(taxonomy, options)
     if name == "claude":
-        raise UsageError(
-            "The Claude annotator is not part of this release; it comes later. "
-            "Use --annotator offline, which needs no key and no network."
-        )
-    raise UsageError(f"Unknown annotator {name!r}.{did_you_mean(name, ANNOTATORS)} Use --annotator offline.")
+        return _asking(name, taxonomy, _claude(options), options)
+    if kind == "local" and separator:
+        from modeldiff_eval.local_chat import LocalReplier
+
+        return _asking(name, taxonomy, functools.partial(LocalReplier, rest), options)
+    if kind == "human" and separator:
+        from modeldiff_eval.annotate_human import HumanAnnotator
+
+        if not rest:
+            raise UsageError("No file is named. Write --annotator human:FILE, with the CSV that was reviewed.")
+        fallback = options.pop("fallback") if "fallback" in options else _offline(taxonomy, options)
+        return HumanAnnotator(taxonomy, Path(rest).expanduser(), fallback=fallback)
+    hint = did_you_mean(name, ANNOTATORS) or did_you_mean(kind, ("offline", "claude", "local", "human"))
+    raise UsageError(f"Unknown annotator {name!r}.{hint} Use one of: {', '.join(ANNOTATORS)}.")
 
 
-@contextlib.contextmanager
-def _appender(path: Path | None, *, sync_seconds: float) -> Iterator[Callable[[Annotation], None]]:
-    """A function that appends annotations to ``path`` and flushes them to the disk at least each ``sync_seconds``."""
-    if path is None:
-        yield lambda annotation: None
-        return
-    file = _open_after_last_line(path)
-    last = time.monotonic()
+def _offline(taxonomy: Taxonomy, options: dict[str, Any]) -> Annotator:
+    from modeldiff_eval.annotate_offline import OfflineAnnotator
 
-    def append(annotation: Annotation) -> None:
-        nonlocal last
-        try:
-            file.write(json.dumps(annotation.model_dump(), ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            if time.monotonic() - last >= sync_seconds:
-                _sync(file)
-                last = time.monotonic()
-        except OSError as error:
-            raise OutputError(f"Cannot write {path}: {error.strerror or error}. Finished answers are kept.") from error
-
-    try:
-        yield append
-    finally:
-        try:
-            _sync(file)
-        finally:
-            file.close()
+    _only_known("offline", options, ("background", "embedder", "max_tokens", "on_progress"))
+    return OfflineAnnotator(taxonomy, **options)
 
 
-def _open_after_last_line(path: Path) -> IO[bytes]:
-    """Open for appending; what stands after the last line break is the torn end of a crash and is cut off."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-        file.seek(0)
-        raw = file.read()
-        whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):
-            file.truncate(whole)
-        return file
-    except OSError as error:
-        why = error.strerror or error
-        raise OutputError(f"Cannot write {path}: {why}. Choose a writable folder with --out.") from error
+def _claude(options: dict[str, Any]) -> Callable[..., Any]:
+    """What makes the replier that ``batch`` asks for; its modules are loaded for nothing else.
+
+    Batches are written down in ``batches.jsonl`` beside the replies.
+    """
+    if not options.pop("batch", False):
+        found: Callable[..., Any] = importlib.import_module("modeldiff_eval.claude").ClaudeReplier
+        return found
+    if (replies := options.get("path")) is None:
+        raise UsageError("Batches of Claude need a folder to be written down in; give path, the file of the replies.")
+    maker = importlib.import_module("modeldiff_eval.claude_batch").ClaudeBatchReplier
+    return functools.partial(maker, path=Path(replies).with_name("batches.jsonl"))
 
 
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _asking(name: str, taxonomy: Taxonomy, make: Callable[..., Any], options: dict[str, Any]) -> Annotator:
+    """An annotator that asks the replier which ``make`` makes."""
+    from modeldiff_eval.annotate_model import ModelAnnotator
+
+    asking = set(inspect.signature(ModelAnnotator).parameters) - {"taxonomy", "replier"}
+    replying = set(inspect.signature(make).parameters) - asking
+    _only_known(name, options, sorted(asking | replying))
+    replier = make(**{key: value for key, value in options.items() if key in replying})
+    return ModelAnnotator(taxonomy, replier, **{key: value for key, value in options.items() if key in asking})
+
+
+def _only_known(name: str, options: dict[str, Any], known: Sequence[str]) -> None:
+    for option in options:
+        if option not in known:
+            raise UsageError(
+                f"The annotator {name} has no option {option!r}.{did_you_mean(option, known)} "
+                f"Its options: {', '.join(known)}."
+            )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -157,8 +158,8 @@ def read_replies(path: Path) -> dict[str, Reply]:
 
 
 @contextlib.contextmanager
-def appending(path: Path | None) -> Iterator[Callable[[Record], None]]:
-    """A function that appends records to ``path``, one JSON line each, on the disk when it returns.
+def appending(path: Path | None, *, sync_seconds: float = 0.0) -> Iterator[Callable[[Record], None]]:
+    """A function that appends records to ``path``, one JSON line each, on the disk at most ``sync_seconds`` later.
 
     What stands after the last line break is the torn end of a crash and is cut off.
 
@@ -172,6 +173,8 @@ def appending(path: Path | None) -> Iterator[Callable[[Record], None]]:
     def complaint(error: OSError) -> OutputError:
         return OutputError(f"Cannot write {path}: {error.strerror or error}. Finished answers are kept.")
 
+    last = time.monotonic()
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
@@ -183,14 +186,20 @@ def appending(path: Path | None) -> Iterator[Callable[[Record], None]]:
         raise complaint(error) from error
 
     def append(record: Record) -> None:
+        nonlocal last
         try:
             file.write(record.model_dump_json().encode() + b"\n")
-            _sync(file)
+            if time.monotonic() - last >= sync_seconds:
+                _sync(file)
+                last = time.monotonic()
         except OSError as error:
             raise complaint(error) from error
 
     with file:
-        yield append
+        try:
+            yield append
+        finally:
+            _sync(file)
 
 
 def _sync(file: IO[bytes]) -> None:

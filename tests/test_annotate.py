@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +24,8 @@ from modeldiff_eval.annotate import (
     get_annotator,
     read_annotations,
 )
-from modeldiff_eval.errors import AnnotationError, OutputError, UsageError
+from modeldiff_eval.annotate_model import ModelAnnotator
+from modeldiff_eval.errors import AnnotationError, ModelError, OutputError, UsageError
 from modeldiff_eval.records import Example
 from modeldiff_eval.taxonomy import Taxonomy
 
@@ -192,12 +196,51 @@ def test_excerpts_show_as_plain_examples() -> None:
 
 def test_annotators_by_name() -> None:
     taxonomy = Taxonomy.load()
-    with pytest.raises(UsageError, match="--annotator offline"):
-        get_annotator("claude", taxonomy)
     with pytest.raises(UsageError, match="Did you mean 'offline'"):
         get_annotator("ofline", taxonomy)
+    with pytest.raises(UsageError, match="Did you mean 'local'"):
+        get_annotator("locale:embedded", taxonomy)
+    with pytest.raises(UsageError, match=r"local:MODEL, human:FILE"):
+        get_annotator("local", taxonomy)
     with pytest.raises(UsageError, match="Did you mean 'background'"):
         get_annotator("offline", taxonomy, backgrund=[])
+    with pytest.raises(ModelError, match="No model is named"):
+        get_annotator("local:", taxonomy)
+    with pytest.raises(UsageError, match="Did you mean 'repeats'"):
+        get_annotator("local:embedded", taxonomy, repeat=3)
+
+
+def test_the_replier_gets_its_options_and_the_annotator_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    class Client:
+        name, version, paid = "claude", "1", True
+
+        def __init__(self, model: str = "m", *, max_cost: float | None = None) -> None:
+            made.append(("live", {"model": model, "max_cost": max_cost}))
+
+    class Batch(Client):
+        def __init__(self, model: str = "m", *, path: Path, poll: float = 5.0) -> None:
+            made.append(("batch", {"model": model, "path": path, "poll": poll}))
+
+    monkeypatch.setitem(sys.modules, "modeldiff_eval.claude", types.SimpleNamespace(ClaudeReplier=Client))
+    monkeypatch.setitem(sys.modules, "modeldiff_eval.claude_batch", types.SimpleNamespace(ClaudeBatchReplier=Batch))
+    taxonomy = Taxonomy.load()
+    path = tmp_path / "replies.jsonl"
+    annotator = get_annotator("claude", taxonomy, model="x", max_cost=2.0, repeats=3, path=path)
+    assert isinstance(annotator, ModelAnnotator)
+    assert (annotator.name, annotator.repeats, annotator.path) == ("claude", 3, path)
+    get_annotator("claude", taxonomy, batch=True, path=path, poll=1.0)
+    assert made == [
+        ("live", {"model": "x", "max_cost": 2.0}),
+        ("batch", {"model": "m", "path": tmp_path / "batches.jsonl", "poll": 1.0}),
+    ]
+    with pytest.raises(UsageError, match="Did you mean 'max_cost'"):
+        get_annotator("claude", taxonomy, maxcost=1)
+    with pytest.raises(UsageError, match="folder"):
+        get_annotator("claude", taxonomy, batch=True)
 
 
 @settings(deadline=None, max_examples=200)
