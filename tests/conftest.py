@@ -47,6 +47,10 @@ jaxtyping.install_import_hook(
             "token_kinds",
             "lens",
             "probing",
+            "activity",
+            "contrast",
+            "detection",
+            "naming",
         )
     ],
     "beartype.beartype",
