@@ -33,6 +33,8 @@ from modeldiff_eval.taxonomy import Taxonomy
 
 LEAST = 4
 """Firing passages below which a latent gets no score: its interval would span nearly everything."""
+LEAST_LATENTS = 5
+"""Scored latents below which their mean has no interval."""
 PASSAGE_CHARS = 600
 _QUOTED = re.compile(r"[“\"]([^”\"]{2,40})[”\"]")
 _SYSTEM = (
@@ -104,12 +106,18 @@ def balanced_accuracy(
 
 
 def mean_detection(scores: Sequence[Detection | None], *, draws: int, rng: np.random.Generator) -> Estimate:
-    """Mean over the scored latents with a bootstrap interval over latents; null without any."""
+    """Mean over the scored latents with a bootstrap interval over latents.
+
+    Null without any; without bounds for fewer than :data:`LEAST_LATENTS`, which say nothing of other latents.
+    """
     values = [score.value for score in scores if score is not None]
     if not values:
         return estimate(math.nan, math.nan, math.nan)
     found = bootstrap_mean(values, draws=draws, rng=rng)
-    return estimate(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+    mean = float(found.value[0])
+    if len(values) < LEAST_LATENTS:
+        return estimate(mean, math.nan, math.nan)
+    return estimate(mean, min(mean, float(found.low[0])), max(mean, float(found.high[0])))
 
 
 def detection_question(

@@ -234,9 +234,10 @@ def score_names(
             found = detect_with(replier, notes, mixes, path=path, on_progress=advance)
     rng = np.random.default_rng([settings.seed, 63])
     kappas, repeats = list[Kappa](), dict[Key, tuple[Code, ...]]()
-    if isinstance(annotator, Repeating):
+    who: object = annotator
+    if isinstance(who, Repeating):
         for probe in probes:
-            codes = annotator.repeat_categories(probe.evidence)
+            codes = who.repeat_categories(probe.evidence)
             repeats |= {(probe.crosscoder, latent): tuple(own) for latent, own in codes.items() if len(own) > 1}
         kappas = repeat_agreement(list(repeats.values()), rng=rng)
     elif annotator is not None and not annotator.paid:

@@ -147,12 +147,14 @@ def test_exactly_half_lie_above_the_median(values: list[float]) -> None:
 
 
 def test_the_mean_over_latents_has_an_interval_over_latents() -> None:
-    scores = [balanced_accuracy(np.arange(8) < n, np.arange(8) < 4) for n in (4, 4, 8, 0)] + [None]
+    scores = [balanced_accuracy(np.arange(8) < n, np.arange(8) < 4) for n in (4, 4, 8, 0, 2)] + [None]
     found = mean_detection(scores, draws=2000, rng=np.random.default_rng(0))
-    assert found.value == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
+    assert found.value == pytest.approx((1 + 1 + 0.5 + 0.5 + 0.75) / 5)
     assert found.low is not None
     assert found.high is not None
     assert 0.5 <= found.low < 0.75 < found.high <= 1
+    few = mean_detection(scores[:4], draws=200, rng=np.random.default_rng(0))
+    assert (few.value, few.low, few.high) == (0.75, None, None)
     assert mean_detection([None], draws=200, rng=np.random.default_rng(0)).value is None
 
 
@@ -172,7 +174,15 @@ def test_a_question_holds_passages_as_data() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{}, {"fires": "1"}, {"fires": [0]}, {"fires": [4]}, {"fires": [True]}, {"fires": ["1"]}, {"fires": [1], "label": "x"}],
+    [
+        {},
+        {"fires": "1"},
+        {"fires": [0]},
+        {"fires": [4]},
+        {"fires": [True]},
+        {"fires": ["1"]},
+        {"fires": [1], "label": "x"},
+    ],
 )
 def test_a_reply_that_is_no_list_of_passages_is_refused(value: dict[str, Any]) -> None:
     with pytest.raises(AnnotationError, match="reply"):
