@@ -49,10 +49,10 @@ def guess_rate(quality: AnnotationQuality) -> float:
 
 
 def kappa_words(kappa: Kappa) -> str:
-    """``κ by classes, 5 repeats: 0.61 (0.50 to 0.70), 40 latents, 72 % with one answer``."""
+    """``Fleiss κ of 5 repeats by classes: 0.61 (0.50 … 0.70), 40 latents, 72 % with one answer``."""
     value = "not defined" if kappa.value.value is None else _with_interval(kappa.value)
     agree = "" if kappa.agree is None else f", {percent(kappa.agree, 0)} with one answer"
-    return f"{kappa.statistic}'s κ of {kappa.of} by {kappa.level}: {value}, {number(kappa.latents, 0)} latents{agree}"
+    return f"{kappa.statistic} κ of {kappa.of} by {kappa.level}: {value}, {number(kappa.latents, 0)} latents{agree}"
 
 
 def detection_words(quality: AnnotationQuality) -> str:

@@ -22,7 +22,7 @@ def _crosscoder() -> Crosscoder:
 def _sequences() -> np.ndarray:
     starts = np.arange(DOCUMENTS) * LENGTH
     # Document 3 has two sequences.
-    rows = [(a, a + LENGTH, i) for i, a in enumerate(starts)]
+    rows = [(int(a), int(a) + LENGTH, i) for i, a in enumerate(starts)]
     rows[3:4] = [(180, 200, 3), (200, 240, 3)]
     return np.array(rows, dtype=np.int64)
 

@@ -23,6 +23,7 @@ from modeldiff_eval.annotation_scores import (
 )
 from modeldiff_eval.errors import AnnotationError
 from modeldiff_eval.naming_shares import share_shifts_over_repeats
+from modeldiff_eval.records import ClassRow
 from modeldiff_eval.stats_shares import share_shifts
 
 GROUPS = [("A", "Safety"), ("B", "Language")]
@@ -49,13 +50,15 @@ def test_cohen_by_hand() -> None:
     first: list[Code] = ["A.1", "A.1", "A.1", "", "A.1", "none", None]
     second: list[Code] = ["A.1", "A.1", "A.1", "none", "", "A.1", "A.1"]
     found = cohen(first, second, of="two", level="categories", rng=_rng(), draws=200)
-    assert (found.latents, found.agree) == (6, pytest.approx(4 / 6))
+    assert found.latents == 6
+    assert found.agree == pytest.approx(4 / 6)
     assert found.value.value == pytest.approx((4 / 6 - 20 / 36) / (1 - 20 / 36))
 
 
 def test_fleiss_by_hand() -> None:
     # Two latents agree fully (3 of 3), four split 2 to 1; "" and "none" are one answer.
-    rows: list[list[Code]] = [["A.1"] * 3, ["", "none", ""], *[["A.1", "A.2", "A.1"]] * 4, ["A.1", None, "A.1"]]
+    split: list[list[Code]] = [["A.1", "A.2", "A.1"]] * 4
+    rows: list[list[Code]] = [["A.1"] * 3, ["", "none", ""], *split, ["A.1", None, "A.1"]]
     found = fleiss(rows, of="3 repeats", level="categories", rng=_rng(), draws=200)
     p = np.array([11, 4, 3]) / 18
     agree, chance = (2 + 4 / 3) / 6, float((p**2).sum())
@@ -130,7 +133,7 @@ def test_files_that_are_no_annotations_are_refused(tmp_path: Path, text: str) ->
         annotator_agreement({1: "A.1"}, {2: "A.1"}, of="two", rng=_rng())
 
 
-def _shifts(base: np.ndarray, tuned: np.ndarray) -> list:
+def _shifts(base: np.ndarray, tuned: np.ndarray) -> list[ClassRow]:
     return share_shifts(
         base,
         tuned,
@@ -159,7 +162,7 @@ def test_repeats_that_agree_leave_the_interval_and_those_that_differ_widen_it() 
             np.where(flip, rng.integers(-1, 2, table.shape), table), np.arange(families, families + len(labels))
         )
 
-    def after(noise: float) -> list:
+    def after(noise: float) -> list[ClassRow]:
         return over_repeats(rows, repeated(base, noise, 0), repeated(tuned, noise, 100), draws=6400, rng=_rng())
 
     sure, noisy = after(0.0), after(0.6)
@@ -215,7 +218,7 @@ def test_repeats_from_the_table() -> None:
     steady = {("base--tuned", 0): ("A.1", None, "A.1")}
     unsteady = {("base--tuned", i): ("A.1", "none", "B.7") for i in range(n)}
 
-    def after(repeats: dict) -> float:
+    def after(repeats: dict[tuple[str, int], tuple[str | None, ...]]) -> float:
         got = share_shifts_over_repeats(shifts, table, repeats, {"classes": GROUPS}, draws=6400, seed=0)
         return _width(got["classes"].rows[0])
 
