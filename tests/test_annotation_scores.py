@@ -171,11 +171,11 @@ def test_repeats_that_agree_leave_the_interval_and_those_that_differ_widen_it() 
         assert same.diff.value == wider.diff.value == before.diff.value
         assert _width(before) <= _width(same) < 1.08 * _width(before)
         assert _width(wider) > 1.1 * _width(before)
-    low, before = noisy[0].diff.low, rows[0].diff.low
-    assert low is not None
-    assert before is not None
-    assert low < before - 3
-    assert noisy[0].diff.low < rows[0].diff.low - 3
+    # Noise of this kind draws the difference of class A towards 0.
+    lows = [noisy[0].diff.low, rows[0].diff.low]
+    assert lows[0] is not None
+    assert lows[1] is not None
+    assert lows[0] < lows[1] - 3
 
 
 def test_a_verdict_that_hangs_on_one_answer_becomes_unclear() -> None:
