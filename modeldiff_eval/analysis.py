@@ -122,7 +122,7 @@ def measure_pair(
     )  # fmt: skip
 
 
-class _Decoder:
+class Decoder:
     """Token ids to text, each id decoded once."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -144,7 +144,7 @@ def _evidence(
     windows: list[list[measure.Window]],
     offset: int,
 ) -> list[Evidence]:
-    decoder = _Decoder(work.tokenizer)
+    decoder = Decoder(work.tokenizer)
     starts = corpus.sequences[:, 0]
     contexts: dict[tuple[int, int], str] = {}
     out = []
@@ -177,7 +177,7 @@ def _evidence(
 def _background(work: Workspace, corpus: TokenCorpus, *, passages: int = 800) -> list[str]:
     """Passages drawn at random from the corpus: what ordinary text looks like here, whatever the latents."""
     rng = np.random.default_rng([work.settings.seed, 51])
-    decoder = _Decoder(work.tokenizer)
+    decoder = Decoder(work.tokenizer)
     out = []
     for index in rng.choice(len(corpus.sequences), size=min(passages, len(corpus.sequences)), replace=False):
         begin, end, _ = (int(x) for x in corpus.sequences[index])

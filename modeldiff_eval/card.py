@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeldiff_eval import findings, graded_words
+from modeldiff_eval import findings, graded_words, naming_words
 from modeldiff_eval._version import __version__
 from modeldiff_eval.graded import GradedView, Shifted
+from modeldiff_eval.naming_shares import share_shifts_over_repeats
 from modeldiff_eval.records import (
     ActivationChange,
     ActivationSplit,
     AgreementRow,
+    AnnotationQuality,
     Arena,
     BenchmarkRow,
     Card,
@@ -30,6 +32,7 @@ from modeldiff_eval.records import (
     Latents,
     Models,
     Provenance,
+    StrongShare,
     TopLatent,
 )
 from modeldiff_eval.settings import Method, Settings, command_line
@@ -96,6 +99,8 @@ def build_card(
     nulls: Mapping[str, Shifted] | None = None,
     created: str | None = None,
     causal: CausalPanel | None = None,
+    naming: AnnotationQuality | None = None,
+    repeats: Mapping[tuple[str, int], Sequence[str | None]] | None = None,
 ) -> Card:
     """The whole card.
 
@@ -107,6 +112,8 @@ def build_card(
         seed_tables: the same as ``table`` from crosscoders of other seeds.
         nulls: side → what its null control says, where there is one.
         activation_by: the classes' changes on parts of the text.
+        naming: how well the latents are named; the shares without weak names are added here.
+        repeats: (crosscoder, latent) → category of every repeat, where an annotator was asked several times.
     """
     groups = {
         "classes": [(c.code, c.name) for c in taxonomy.classes],
@@ -120,6 +127,8 @@ def build_card(
     spread: list[str] = []
     if seed_tables:
         shifts, spread = _over_seeds(shifts, [table, *seed_tables], groups, settings)
+    if repeats:
+        shifts = share_shifts_over_repeats(shifts, table, repeats, groups, draws=settings.draws, seed=settings.seed)
     rows = {
         level: [
             row.model_copy(update={"activation": change, "graded": share} if row.covered else {})
@@ -156,6 +165,7 @@ def build_card(
         benchmarks=outside.benchmarks,
         agreement=_agreement(rows, outside),
         causal=causal,
+        annotation_quality=_without_weak(naming, table, groups["classes"], settings),
         coverage=coverage,
         not_significant=[
             *_flat_activation(rows["classes"]),
@@ -171,6 +181,7 @@ def build_card(
         caveats=[
             *_caveats(settings, table, latents, shifts, rows),
             *graded_words.caveats(latents, nulls),
+            *naming_words.caveats(naming),
             *spread,
             *outside.caveats,
             *caveats,
@@ -237,6 +248,18 @@ def _over_seeds(
         if level == "classes":
             said = graded_words.over_seeds(groups[level], sides, values)
     return out, said
+
+
+def _without_weak(
+    naming: AnnotationQuality | None, table: pd.DataFrame, groups: list[tuple[str, str]], settings: Settings
+) -> AnnotationQuality | None:
+    """The record with the class shares of the latents whose name is not weak; unscored ones stay in."""
+    if naming is None or not naming.scored:
+        return naming
+    strong = table[~table["weak"].fillna(False).astype(bool)]
+    shift = _shares(strong, groups, {code for code, _ in groups}, "classes", settings, seed=[settings.seed, 35])
+    rows = [StrongShare(code=r.code, base=r.base, tuned=r.tuned, diff=r.diff) for r in shift.rows]
+    return naming.model_copy(update={"without_weak": rows})
 
 
 def _labels(
@@ -395,12 +418,18 @@ def _top(side: str, row: Any, evidence: dict[int, Evidence]) -> TopLatent:
         activation_shift=estimate("shift", 100.0),
         delta_norm=_finite(row["delta_norm"]),
         frequency=_finite(row["frequency"]),
+        detection=estimate("detection") if "detection" in row else None,
+        weak=_known(row.get("weak")),
         examples=[e.example() for e in item.examples[:SHOWN_EXAMPLES]] if item else [],
     )
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _known(value: Any) -> bool | None:
+    return bool(value) if isinstance(value, bool | np.bool_) else None
 
 
 def _finite(value: Any) -> float | None:

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit, panels, seeds, shift
+from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.card import Outside, build_card
@@ -135,12 +135,15 @@ def diff(
         for role, number in (("base", 0), ("tuned", -1))
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
+    scored = naming.score_sides(work, measured_text, kept, sides, taxonomy)
     if differences:
         views = [
             analysis.make_side(work, role, whole[number], claims[number][number], shifts[number])
             for role, number in (("base", 0), ("tuned", -1))
         ]
         table = analysis.joined(table, analysis.latent_table(views, [view.specific for view in views]))
+    if scored:
+        table = scored.add_to(table)
     agreement = [
         seeds.agree(
             m.pair.crosscoder, m.alive, [(w[i].pair.crosscoder, w[i].alive) for _, w, _ in again], seed=settings.seed
@@ -209,6 +212,8 @@ def diff(
         activation_by=by_part,
         outside=outside,
         causal=causal,
+        naming=scored.quality if scored else None,
+        repeats=scored.repeats if scored else None,
         taxonomy=taxonomy,
         coverage=measured_text.coverage(),
         corpus_key=corpus.key,

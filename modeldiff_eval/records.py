@@ -296,6 +296,10 @@ class TopLatent(Record):
     activation_shift: Estimate | None
     delta_norm: float | None
     frequency: float | None
+    detection: Estimate | None = None
+    """Balanced accuracy of telling from the description alone in which passages the latent fires; 0.5 is a guess."""
+    weak: bool | None = None
+    """Whether ``detection`` lies below the card's bar; None where it was not measured."""
     examples: list[Example] = []
 
 
@@ -461,6 +465,53 @@ class CausalPanel(Record):
     texts: list[CausalText] = []
 
 
+class Kappa(Record):
+    """Agreement of ``raters`` about ``latents``, chance taken off: 0 is chance, 1 is full agreement.
+
+    ``of`` says whose answers were compared; ``agree`` is the plain share of latents with one answer. Intervals are over
+    latents; the value is null for too few latents, or where there is one answer only.
+    """
+
+    of: str
+    statistic: Literal["Cohen", "Fleiss"]
+    level: Literal["classes", "categories"]
+    raters: int
+    latents: int
+    agree: float | None
+    value: Estimate
+
+
+class StrongShare(Record):
+    """One class's share when latents with a weak name are left out; compare the class's own row."""
+
+    code: str
+    base: CountShare
+    tuned: CountShare
+    diff: Estimate
+
+
+class AnnotationQuality(Record):
+    """How far the latents' names can be trusted.
+
+    ``detector`` read the descriptions. ``detection``: mean balanced accuracy over ``scored`` latents with an interval over
+    them, of ``asked`` (the others fire in too few documents, or have no name). ``weak``: scored latents below ``bar``.
+    ``repeats``: answers for each latent that the class intervals cover; 1 is none. None and empty: not measured.
+    """
+
+    detector: str | None = None
+    reader: Literal["offline", "model"] | None = None
+    asked: int = 0
+    scored: int = 0
+    passages: int = 0
+    """Most passages that one latent's description was tried on."""
+    detection: Estimate | None = None
+    bar: float | None = None
+    weak: int | None = None
+    kappas: list[Kappa] = []
+    repeats: int = 1
+    without_weak: list[StrongShare] | None = None
+
+
 class Coverage(Record):
     """Tokens of the corpus by language and by category code."""
 
@@ -518,7 +569,7 @@ class Card(Record):
     causal: CausalPanel | None = None
     probing: ProbingPanel | None = None
     lens: LensPanel | None = None
-    annotation_quality: dict[str, Any] | None = None
+    annotation_quality: AnnotationQuality | None = None
     coverage: Coverage | None = None
     not_significant: list[str]
     top_latents: list[TopLatent] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from modeldiff_eval import naming_words
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
 from modeldiff_eval.records import Card, Gate, Verdict
@@ -105,6 +105,8 @@ def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Seq
         "nu": nu,
         "languages": view.coverage_rows(card.coverage.languages) if card.coverage else [],
         "covered": view.coverage_rows(card.coverage.categories) if card.coverage else [],
+        "naming_lines": naming_words.lines(card),
+        "strong_rows": naming_words.strong_rows(card),
         "extras": _extras(card),
     }
     return environment().get_template("card.html.j2").render(context)
@@ -121,19 +123,8 @@ def _rules(gate: Gate | None) -> list[Any]:
 
 
 def _extras(card: Card) -> list[tuple[str, str]]:
-    """The reserved parts that later stages fill, as plain text; absent ones say so."""
-    slots = (("Annotation quality", card.annotation_quality),)
-    absent = [("Causal check", "not measured")] if card.causal is None else []
-    return absent + [(name, "not measured" if slot is None else _plain(slot)) for name, slot in slots]
-
-
-def _plain(slot: dict[str, Any]) -> str:
-    words = []
-    for key, value in slot.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        shown = text.ABSENT if value is None else shown
-        words.append(f"{key.replace('_', ' ')}: {shown}")
-    return text.cut("; ".join(words) or "empty", 600)
+    """Reserved parts that are absent, and say so."""
+    return [("Causal check", "not measured")] if card.causal is None else []
 
 
 def moment(created: str) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from modeldiff_eval import naming_words
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, DifferenceInfo, Estimate, ModelInfo
 from modeldiff_eval.render_causal import causal_lines, causal_table
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
@@ -236,9 +237,8 @@ def _trust(card: Card) -> str:
     if not rows:
         return "Crosscoder: not listed"
     table = _table(("Crosscoder", "fve first / second", "L0", "Dead", "Tokens", "Seed agreement"), rows)
-    return "\n".join(
-        [table, "", _latent_counts(card), *map(_difference, card.differences or ()), *map(_training, card.crosscoders)]
-    )
+    found = [_latent_counts(card), *map(_difference, card.differences or ()), *map(_training, card.crosscoders)]
+    return "\n".join([table, "", *found, naming_words.markdown_lines(card)])
 
 
 def _latent_counts(card: Card) -> str:

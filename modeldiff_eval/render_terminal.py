@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modeldiff_eval import naming_words
 from modeldiff_eval.records import ActivationChange, Card, Estimate, Verdict
 from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
@@ -58,7 +59,7 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
         console.print()
         for line in causal_lines(card.causal, short=True):
             show(Text(visible(line, limit=600)))
-    for line in terminal_lines(card):
+    for line in [*terminal_lines(card), *naming_words.terminal_lines(card)]:
         console.print()
         show(Text(line))
     console.print()

@@ -71,6 +71,12 @@ class Settings(Record):
     top_examples: int = Field(8, ge=1)
     annotate_top: int = Field(12, ge=0)
     annotator: str = "offline"
+    contrast_examples: int = Field(4, ge=0)
+    """Near passages on which a latent is silent, for annotators that read them."""
+    detection_examples: int = Field(10, ge=0)
+    """Passages of either kind, firing and silent, that a latent's description is tried on; 0 leaves detection out."""
+    detection_bar: float = Field(0.7, ge=0, le=1)
+    """Balanced accuracy below which a latent's name is called weak."""
     taxonomy: str | None = None
     tasks: tuple[str, ...] = ()
     task_limit: int | None = Field(None, ge=1)
@@ -228,6 +234,7 @@ def _from_config(path: Path) -> dict[str, Any]:
 CONFIG_ONLY = frozenset(
     {
         *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
+        *("contrast_examples", "detection_examples", "detection_bar"),
         *("null_tokens", "causal_tokens", "shift_estimator", "draws", "title", "false_discovery_rate"),
     }
 )

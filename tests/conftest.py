@@ -48,6 +48,10 @@ jaxtyping.install_import_hook(
             "lens",
             "probing",
             "weighting",
+            "activity",
+            "contrast",
+            "detection",
+            "naming",
         )
     ],
     "beartype.beartype",
@@ -104,8 +108,12 @@ def quick_runs() -> Iterator[None]:
     """Whole runs with small blocks, no PDF and no sentence encoder: those have tests of their own."""
     from tiny_run import ByHash
 
-    from modeldiff_eval import activations, analysis
+    from modeldiff_eval import activations, analysis, contrast
+    from modeldiff_eval.errors import MissingDependencyError
     from modeldiff_eval.taxonomy import Taxonomy
+
+    def no_encoder(max_tokens: int) -> Any:
+        raise MissingDependencyError("Not in quick runs.")
 
     module = importlib.import_module("modeldiff_eval.diff")
     with pytest.MonkeyPatch.context() as patch:
@@ -113,6 +121,7 @@ def quick_runs() -> Iterator[None]:
         patch.setattr(activations, "BLOCK_BYTES", 4096 * 32 * 4)
         patch.setattr(Taxonomy, "load", staticmethod(functools.cache(Taxonomy.load)))
         patch.setattr(analysis, "get_annotator", lambda *_, **__: ByHash())
+        patch.setattr(contrast, "shared_embedder", no_encoder)
         yield
 
 

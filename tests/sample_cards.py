@@ -379,7 +379,41 @@ def full_card(*, hostile: bool = True, activation: bool = True) -> Card:
             "causal": _causal(bad),
             "probing": sample_panels.probing(bad("Probing would have said: little.", HOSTILE)),
             "lens": sample_panels.lens(bad(" sorry", HOSTILE), bad("\n", BIDI)),
-            "annotation_quality": {"detection": 0.71, "fuzzing": 0.66},
+            "annotation_quality": {
+                "detector": bad("sentence embeddings", HOSTILE),
+                "reader": "offline",
+                "asked": 40,
+                "scored": 38,
+                "passages": 20,
+                "detection": {"value": 0.71, "low": 0.66, "high": 0.76},
+                "bar": 0.7,
+                "weak": 9,
+                "kappas": [
+                    {
+                        "of": bad("5 repeats", MARKUP),
+                        "statistic": "Fleiss",
+                        "level": "classes",
+                        "raters": 5,
+                        "latents": 40,
+                        "agree": 0.6,
+                        "value": {"value": 0.55, "low": 0.41, "high": 0.68},
+                    },
+                    {
+                        "of": "offline and a file",
+                        "statistic": "Cohen",
+                        "level": "categories",
+                        "raters": 2,
+                        "latents": 3,
+                        "agree": None,
+                        "value": {"value": None, "low": None, "high": None},
+                    },
+                ],
+                "repeats": 5,
+                "without_weak": [
+                    {"code": row["code"], "base": row["base"], "tuned": row["tuned"], "diff": row["diff"]}
+                    for row in classes[:6]
+                ],
+            },
             "coverage": {
                 "languages": [{"language": "en", "tokens": 120_000}, {"language": bad("ko", BIDI), "tokens": 900}],
                 "categories": [
