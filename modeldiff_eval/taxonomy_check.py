@@ -35,7 +35,7 @@ def check(taxonomy: Taxonomy, embedder: Embedder | None = None) -> list[Warned]:
     """Warnings in the order of the file; without an ``embedder`` meanings are not compared."""
     found = []
     for category in taxonomy.categories:
-        about = (category.code,)
+        about: tuple[str, ...] = (category.code,)
         if not category.cues:
             found.append(Warned(about=about, text="no cues: the offline annotator has its name and description only"))
         elif len(category.cues) < FEW_CUES:

@@ -134,11 +134,10 @@ def induce(
     read = read_source(source)
     replier = replier_of(annotator, model=annotator_model, max_cost=max_cost)
     reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
-    with reporter.task("Embedding texts", unit="texts") as advance:
-        made = make(
-            read.latents, SentenceEmbedder(), classes=classes, categories=categories, replier=replier,
-            replies=out.with_name(f"{out.name}.replies.jsonl"), seed=seed, on_progress=advance,
-        )  # fmt: skip
+    made = make(
+        read.latents, SentenceEmbedder(), classes=classes, categories=categories, replier=replier,
+        replies=out.with_name(f"{out.name}.replies.jsonl"), seed=seed, reporter=reporter,
+    )  # fmt: skip
     name = source.absolute().name
     write_text(out, to_yaml(made, name, read.left_out))
     Taxonomy.load(out)

@@ -1,8 +1,8 @@
 """Groups of latents by the direction of their texts: k-means on the sphere, and how far the grouping can be trusted.
 
-The number of groups is the one with the largest mean silhouette where none is asked for. Sentence embeddings of latents
-have no clear gaps, so the curve is flat and the number is a matter of taste more than a finding; the adjusted Rand index
-between groupings of disjoint halves says how much of the grouping would come again.
+Where no number of groups is asked for, it is the smallest whose mean silhouette is within one standard error of the best.
+Sentence embeddings of latents have no clear gaps, so the curve is flat and the number is a matter of taste more than a
+finding; the adjusted Rand index between groupings of disjoint halves says how much of the grouping would come again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIN_MEMBERS = 3
 PAIRS = 5
 _DIMENSIONS = 50
 _SILHOUETTE_ROWS = 2000
-_GRID = (5, 8, 12, 16, 20, 25, 30, 40, 50, 60)
+_GRID = (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60)
 _MAX_CLASSES = 12
 
 Floats = npt.NDArray[np.float64]
@@ -46,11 +46,15 @@ class Stability(Record):
 
 @dataclass(frozen=True)
 class Groups:
-    """``of[latent]`` is the latent's group, -1 for none; ``centres`` [groups, d] are unit; ``silhouettes`` by number tried."""
+    """``of[latent]`` is the latent's group, -1 for none; ``centres`` [groups, d] are unit; ``silhouettes`` by number tried.
+
+    ``asked``: the number that was fitted; a group that does not hold together is not counted.
+    """
 
     of: Ints
     centres: Floats
     silhouettes: dict[int, float]
+    asked: int
 
     @property
     def count(self) -> int:
@@ -78,19 +82,14 @@ def reduced(rows: Floats, *, seed: int) -> Floats:
 
 
 def group(vectors: Floats, count: int | None, *, seed: int) -> Groups:
-    """Group unit ``vectors`` [n, d] into ``count`` groups, or into the number with the best silhouette.
+    """Group unit ``vectors`` [n, d] into ``count`` groups, or into the number that the silhouette chooses.
 
     A latent nearer on average to another group than to its own (negative silhouette) belongs to none, nor do the
     latents of a group of fewer than ``MIN_MEMBERS``; there may thus be fewer groups than asked for.
     """
     tried: dict[int, float] = {}
     if count is None:
-        sample = np.random.default_rng(seed).permutation(len(vectors))[:_SILHOUETTE_ROWS]
-        # One that cannot be told from a single group has no number; twenty to thirty are what a person can read.
-        for k in [k for k in _GRID if k <= len(vectors) // (2 * MIN_MEMBERS)] or [2]:
-            of = _fit(vectors, k, seed).predict(vectors)
-            tried[k] = round(float(silhouette_score(vectors[sample], of[sample])), 4) if _spread(of[sample]) else -1.0
-        count = max(tried, key=lambda k: tried[k])
+        count, tried = choose_count(vectors, seed=seed)
     of = _fit(vectors, count, seed).predict(vectors).astype(np.int64)
     if _spread(of):
         of[silhouette_samples(vectors, of) < 0] = -1
@@ -100,7 +99,22 @@ def group(vectors: Floats, count: int | None, *, seed: int) -> Groups:
     renamed[kept] = np.arange(len(kept))
     of = renamed[of]
     centres = [vectors[of == k].mean(axis=0) for k in range(len(kept))]
-    return Groups(of, unit(np.array(centres)) if centres else np.zeros((0, vectors.shape[1])), tried)
+    return Groups(of, unit(np.array(centres)) if centres else np.zeros((0, vectors.shape[1])), tried, count)
+
+
+def choose_count(vectors: Floats, *, seed: int) -> tuple[int, dict[int, float]]:
+    """The fewest groups whose mean silhouette is within one standard error of the best; the mean by number tried.
+
+    Silhouettes are taken of at most 2,000 latents; their standard error does not know of the grouping's own chance.
+    """
+    sample = np.random.default_rng(seed).permutation(len(vectors))[:_SILHOUETTE_ROWS]
+    tried, errors = {}, {}
+    for k in [k for k in _GRID if k <= len(vectors) // (2 * MIN_MEMBERS)] or [2]:
+        of = _fit(vectors, k, seed).predict(vectors)[sample]
+        scores = silhouette_samples(vectors[sample], of) if _spread(of) else np.full(len(of), -1.0)
+        tried[k], errors[k] = round(float(scores.mean()), 4), float(scores.std() / np.sqrt(len(scores)))
+    best = max(tried, key=lambda k: tried[k])
+    return min(k for k in tried if tried[k] >= tried[best] - errors[best]), tried
 
 
 def merged(groups: Groups, vectors: Floats, together: Sequence[Sequence[int]]) -> Groups:
@@ -111,7 +125,7 @@ def merged(groups: Groups, vectors: Floats, together: Sequence[Sequence[int]]) -
     kept, target = np.unique(target, return_inverse=True)
     of = np.where(groups.of >= 0, target[groups.of], -1)
     centres = unit(np.stack([vectors[of == k].mean(axis=0) for k in range(len(kept))]))
-    return Groups(of, centres, groups.silhouettes)
+    return Groups(of, centres, groups.silhouettes, groups.asked)
 
 
 def second_level(centres: Floats, count: int | None) -> Ints:

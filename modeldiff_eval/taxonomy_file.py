@@ -64,7 +64,9 @@ def report_lines(report: Report, source: str, left_out: dict[str, int]) -> list[
     ]
     if report.chosen:
         tried = ", ".join(f"{k}: {value:.3f}" for k, value in report.silhouettes.items())
-        lines.append(f"The number of groups was chosen by the mean silhouette ({tried}).")
+        lines.append(
+            f"The number of groups is the smallest within a standard error of the best mean silhouette ({tried})."
+        )
     if report.merged:
         lines.append(f"{report.merged} of {report.groups} groups were merged into others.")
     lines.append(f"Named by: {safe(report.named_by, 100)}.")

@@ -16,29 +16,24 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from modeldiff_eval.annotate_words import safe
-from modeldiff_eval.ask import Question, Replier, Reply, ask_all
+from modeldiff_eval.ask import Replier
 from modeldiff_eval.errors import AnnotationError, UsageError, did_you_mean
+from modeldiff_eval.progress import Reporter
 from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.taxonomy_cluster import (
     MIN_MEMBERS,
     Floats,
     Groups,
     group,
-    merged,
     reduced,
     second_level,
     stability,
     unit,
 )
 from modeldiff_eval.taxonomy_file import Induced, Report
+from modeldiff_eval.taxonomy_namer import Namer
 from modeldiff_eval.taxonomy_names import (
     Named,
-    class_naming,
-    merging,
-    named_by_words,
-    naming,
-    read_merges,
-    read_name,
     unlike,
 )
 from modeldiff_eval.taxonomy_texts import Described
@@ -103,7 +98,7 @@ def induce(
     replier: Replier | None = None,
     replies: Path | None = None,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    reporter: Reporter | None = None,
 ) -> Induced:
     """Make a taxonomy of two levels.
 
@@ -113,7 +108,7 @@ def induce(
         categories: number of groups before merging; None lets the silhouette choose.
         replier: names and merges; None takes the words that tell groups apart.
         replies: JSON lines that keep what ``replier`` answered.
-        on_progress: called with (done, total) texts while they are embedded.
+        reporter: shows how far embedding and asking are.
 
     Raises:
         UsageError: too few latents, or numbers that cannot be.
@@ -123,19 +118,32 @@ def induce(
     rng = np.random.default_rng(seed)
     if len(latents) > MAX_LATENTS:
         latents = [latents[i] for i in sorted(rng.choice(len(latents), MAX_LATENTS, replace=False))]
-    vectors = reduced(directions(latents, embedder, on_progress), seed=seed)
-    groups = group(vectors, categories, seed=seed)
+    reporter = reporter or Reporter()
+    with reporter.task("Embedding texts", unit="texts") as advance:
+        rows = directions(latents, embedder, advance)
+    if float(rows.std(axis=0).max()) < 1e-6:
+        raise UsageError(
+            "All texts are alike, so there is nothing to group. Give latents with descriptions of their own."
+        )
+    with reporter.task("Grouping latents"):
+        vectors = reduced(rows, seed=seed)
+        groups = group(vectors, categories, seed=seed)
     if groups.count < max(2, classes or 2):
         raise UsageError(
             f"Only {groups.count} groups of at least {MIN_MEMBERS} latents hold together, {max(2, classes or 2)} are "
             "needed. Ask for fewer --classes or more --categories, or give more latents."
         )
     found = groups.count
-    steady = stability(vectors, categories or max(groups.silhouettes, key=lambda k: groups.silhouettes[k]), seed=seed)
-    namer = _Namer(replier, replies)
+    with reporter.task("Grouping halves of them"):
+        steady = stability(vectors, groups.asked, seed=seed)
+    namer = Namer(replier, replies, reporter)
     groups, names = namer.categories(groups, vectors, latents, fewest=max(2, classes or 2))
     of = second_level(groups.centres, classes)
-    headings = namer.classes([[names[i] for i in np.flatnonzero(of == k)] for k in range(int(of.max()) + 1)])
+    inside = [np.flatnonzero(of == k).tolist() for k in range(int(of.max()) + 1)]
+    headings = namer.classes(
+        [[names[i] for i in members] for members in inside],
+        [[latents[i] for i in np.flatnonzero(np.isin(groups.of, members)).tolist()] for members in inside],
+    )
     cues = [_cues([latents[i] for i in groups.central(vectors, k)], embedder) for k in range(groups.count)]
     taxonomy, sizes = _taxonomy(names, headings, of, cues, groups)
     report = Report(
@@ -186,88 +194,8 @@ def directions(latents: Sequence[Described], embedder: Embedder, on_progress: Pr
 def _centred(rows: Floats, there: Any) -> Floats:
     """Unit rows less the mean of those that are ``there``; the others are zero."""
     centred = rows - rows[there].mean(axis=0) if there.any() else rows
-    return unit(centred) * there[:, None]
-
-
-class _Namer:
-    """Names groups by the replier where there is one; what it fails to name keeps its telling words."""
-
-    def __init__(self, replier: Replier | None, path: Path | None) -> None:
-        self._replier = replier
-        self._path = path
-        self.notes: list[str] = []
-        self.unnamed = 0
-        self.cost: float | None = None
-
-    def categories(
-        self, groups: Groups, vectors: Floats, latents: Sequence[Described], *, fewest: int
-    ) -> tuple[Groups, list[Named]]:
-        """The groups, some of them merged, and what each is called."""
-        ordered = [[latents[i] for i in groups.central(vectors, k)] for k in range(groups.count)]
-        names = named_by_words([_texts(members) for members in ordered], "latents")
-        if self._replier is None:
-            return groups, names
-        questions = [naming(k + 1, members) for k, members in enumerate(ordered)]
-        names = self._named(questions, names)
-        if self.unnamed == len(names):
-            raise AnnotationError(
-                f"The annotator {self._replier.name!r} named none of {len(names)} groups: {self.notes[0]}."
-            )
-        merges = read_merges(self._ask([question := merging(names)])[question.digest], len(names), fewest=fewest)
-        if isinstance(merges, str):
-            self.notes.append(f"nothing was merged: {merges}")
-            return groups, names
-        first = {members[0]: named for members, named in merges}
-        gone = {i for members, _ in merges for i in members[1:]}
-        groups = merged(groups, vectors, [members for members, _ in merges])
-        return groups, [first.get(i, name) for i, name in enumerate(names) if i not in gone]
-
-    def classes(self, inside: Sequence[Sequence[Named]]) -> list[Named]:
-        """What each class is called, from its categories."""
-        names = named_by_words(
-            [[f"{item.name}. {item.description}" for item in items] for items in inside], "categories"
-        )
-        # Two latents' votes are asked of a word; a class may have one category, whose name is then taken.
-        names = [items[0] if len(items) == 1 else name for items, name in zip(inside, names, strict=True)]
-        if self._replier is None:
-            return names
-        asked = [k for k, items in enumerate(inside) if len(items) > 1]
-        found = self._named([class_naming(k + 1, inside[k]) for k in asked], [names[k] for k in asked])
-        return [found[asked.index(k)] if k in asked else name for k, name in enumerate(names)]
-
-    def _named(self, questions: Sequence[Question], instead: Sequence[Named]) -> list[Named]:
-        values = self._ask(questions)
-        made = []
-        for question, fallback in zip(questions, instead, strict=True):
-            named = read_name(values[question.digest])
-            if isinstance(named, str):
-                self.unnamed += 1
-                why = values[question.digest]
-                self.notes.append(f"{question.about}: {why if isinstance(why, str) else named}")
-                named = fallback
-            made.append(named)
-        return made
-
-    def _ask(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """The value of each reply by the question's digest, or the failure as a text."""
-        assert self._replier is not None
-        replies: dict[str, Reply] = ask_all(self._replier, questions, path=self._path)
-        costs = [reply.cost for reply in replies.values() if reply.cost is not None]
-        if costs:
-            self.cost = (self.cost or 0.0) + sum(costs)
-        missing = "no reply came"
-        return {
-            q.digest: missing
-            if (r := replies.get(q.digest)) is None
-            else safe(r.failure, 200)
-            if r.failure
-            else r.value
-            for q in questions
-        }
-
-
-def _texts(members: Sequence[Described]) -> list[str]:
-    return [" ".join([latent.words, *latent.passages]) for latent in members]
+    kept: Floats = unit(centred) * there[:, None]
+    return kept
 
 
 def _cues(members: Sequence[Described], embedder: Embedder) -> list[str]:

@@ -166,19 +166,13 @@ def telling_words(groups: Sequence[Sequence[str]], *, most: int = _DESCRIPTION_W
     return [[safe(str(words[j]), 30) for j in row if weight[k, j] > 0] for k, row in enumerate(order)]
 
 
-def named_by_words(groups: Sequence[Sequence[str]], what: str) -> list[Named]:
-    """Names of the groups' telling words; a group without any is called by its number.
-
-    Args:
-        what: whose texts they are, in the plural, for the description ("latents").
-    """
-    found = telling_words(groups)
+def named_by_words(groups: Sequence[Sequence[str]]) -> list[Named]:
+    """Names of the groups' telling words; a group without any is called by its number."""
     named = []
-    for number, words in enumerate(found, start=1):
+    for number, words in enumerate(telling_words(groups), start=1):
         name = safe(", ".join(words[:_NAME_WORDS]), NAME_CHARS) or f"group {number}"
         said = ", ".join(f"“{word}”" for word in words)
-        description = f"Texts that share the words {said}." if words else f"{what.capitalize()} that share no word."
-        named.append(Named(name, description))
+        named.append(Named(name, f"Texts with the words {said}." if words else "Latents whose texts share no word."))
     return named
 
 

@@ -56,6 +56,12 @@ def test_planted_groups_are_found_again(embedder: SentenceEmbedder, count: int |
     assert 0.6 < steady.halves_low <= steady.halves <= steady.halves_high <= 1.0
 
 
+def test_the_number_of_groups_is_the_planted_one() -> None:
+    rng = np.random.default_rng(0)
+    rows = unit(np.repeat(np.eye(8), 12, axis=0) + 0.05 * rng.normal(size=(96, 8)))
+    assert group(rows, None, seed=0).count == 8
+
+
 def test_groups_of_nothing_do_not_come_again() -> None:
     rows = unit(np.random.default_rng(1).normal(size=(200, 50)))
     steady = stability(rows, 6, seed=0)
@@ -319,7 +325,7 @@ def test_of_the_offline_annotator_only_what_it_quotes_is_compared() -> None:
             tokens=[f" {w}" for w in t.split()],
             activations=[float(w == "bread") for w in t.split()],
             document=str(i),
-        )  # fmt: skip
+        )
         for i, t in enumerate(texts)
     ]
     description = describe(gather(excerpts, texts, Background(["a boat at sea"] * 50)))
@@ -391,7 +397,7 @@ def test_texts_without_any_groups_end_in_an_error_or_say_so() -> None:
         def embed(self, texts: Any, *, on_progress: Any = None) -> np.ndarray:
             return np.tile(np.eye(1, 8), (len(texts), 1))
 
-    with pytest.raises(UsageError, match="groups of at least 3 latents hold together"):
+    with pytest.raises(UsageError, match="All texts are alike"):
         induce(latents, Same())
 
 
