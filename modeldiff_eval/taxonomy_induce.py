@@ -206,7 +206,17 @@ def _cues(members: Sequence[Described], embedder: Embedder) -> list[str]:
     vectors = np.asarray(embedder.embed(flat), dtype=np.float64)
     near = dict(zip(flat, (vectors @ vectors.mean(axis=0)).tolist(), strict=True))
     best = (max(texts, key=lambda text: near[text]) for texts in options)
-    return [text for text in dict.fromkeys(best) if text][:CUES]
+    return _unlike_each_other([text for text in dict.fromkeys(best) if text])[:CUES]
+
+
+def _unlike_each_other(texts: Sequence[str]) -> list[str]:
+    """The texts that do not share half of their words with one before: the same document cut elsewhere counts once."""
+    kept: list[tuple[str, frozenset[str]]] = []
+    for text in texts:
+        words = frozenset(text.casefold().split())
+        if all(len(words & other) < 0.5 * len(words | other) for _, other in kept):
+            kept.append((text, words))
+    return [text for text, _ in kept]
 
 
 def _taxonomy(

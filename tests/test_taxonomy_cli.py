@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +192,16 @@ def test_bad_input_of_induce(tmp_path: Path) -> None:
     assert "Unknown annotator" in fails("induce", source, "--out", out, "--annotator", "ofline")
     assert "Cannot read the annotations" in fails("induce", tmp_path / "none", "--out", out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["check", "--help"], ["induce", "--help"]])
+def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
+    script = (
+        "import sys\nfrom modeldiff_eval.cli import main\n"
+        f"try:\n    main(['taxonomy', *{words!r}])\nexcept SystemExit as e:\n    code = e.code\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'numpy', 'sklearn', 'pandas'} & set(sys.modules)), code)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY [] 0"
+    assert "Examples:" in done.stdout

@@ -310,6 +310,11 @@ def test_a_wrong_name_is_refused(value: Any, said: str) -> None:
     assert said in read_name(value)
 
 
+def test_one_document_cut_twice_is_one_cue() -> None:
+    texts = ["be hurt. So answer me now", "hurt. So answer me now", "a boat on the sea", "So a boat"]
+    assert taxonomy_induce._unlike_each_other(texts) == ["be hurt. So answer me now", "a boat on the sea", "So a boat"]
+
+
 def test_equal_names_are_told_apart() -> None:
     assert unlike(["Boats", "boats", "Boats (2)", "Cats"]) == ["Boats", "boats (2)", "Boats (2) (2)", "Cats"]
 
