@@ -13,6 +13,7 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.errors import ModelDiffError, SettingsError, UsageError, did_you_mean
 from modeldiff_eval.selftest_cli import selftest
+from modeldiff_eval.taxonomy_cli import taxonomy_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,7 @@ cache_app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
+app.add_typer(taxonomy_app, name="taxonomy")
 app.command()(selftest)
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/<tuned>")]
