@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,16 @@ import torch
 
 from modeldiff_eval import activations as acts
 from modeldiff_eval import latents as measure
-from modeldiff_eval.annotate import Annotation, Evidence, Excerpt, annotate_all, context_span, get_annotator
+from modeldiff_eval.annotate import (
+    Annotation,
+    Annotator,
+    Evidence,
+    Excerpt,
+    annotate_all,
+    context_span,
+    get_annotator,
+)
+from modeldiff_eval.annotate_model import ModelAnnotator
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import delta_norm
 from modeldiff_eval.errors import MissingDependencyError
@@ -19,7 +29,6 @@ from modeldiff_eval.exchange_control import Control, exchange_control
 from modeldiff_eval.families import families
 from modeldiff_eval.graded import GradedView, Shifted, SideWeights, Weights, graded_shares, weigh
 from modeldiff_eval.shift import Shift
-from modeldiff_eval.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from modeldiff_eval.workspace import Workspace
 
 RADIUS = 24
+CHUNK = 64
+"""With a limit on the cost, latents whose two questions are answered before the next are asked about."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +126,20 @@ def measure_pair(
     with work.reporter.task(f"Examples {title}"):
         windows = measure.windows(pair.crosscoder, pair.rows, peaks, corpus.sequences, kept.rows, radius=RADIUS)
     evidence = _evidence(work, corpus, peaks, windows, offset)
-    annotations = _annotate(work, evidence, corpus, out / "annotations.jsonl")
-    return Measured(
+    measured = Measured(
         pair, nu, delta_norm(pair.crosscoder.decoder_norms()).double().numpy(), firings, firings / len(kept.rows), peaks, windows,
-        annotations, {item.latent: item for item in evidence}, weights, offset, found,
+        {}, {item.latent: item for item in evidence}, weights, offset, found,
     )  # fmt: skip
+    claims = [make_side(work, "", measured, side, None) for side in sides]
+    asked = {offset + int(j) for claim in claims for j in asked_latents(claim)}
+    return dataclasses.replace(measured, annotations=_annotate(work, measured, asked, corpus, out))
+
+
+def asked_latents(side: Side) -> NDArray[np.int64]:
+    """Places of the latents that a side's numbers rest on: specific, nearest candidates, and of a graded weight."""
+    weights = side.measured.weights.get(side.claim)
+    graded = np.zeros(0, dtype=np.int64) if weights is None else weights.positive
+    return np.unique(np.concatenate([side.specific, side.nearest, graded])).astype(np.int64)
 
 
 class Decoder:
@@ -186,20 +206,63 @@ def _background(work: Workspace, corpus: TokenCorpus, *, passages: int = 800) ->
     return out
 
 
-def _annotate(work: Workspace, evidence: list[Evidence], corpus: TokenCorpus, path: Path) -> dict[int, Annotation]:
+def _annotate(
+    work: Workspace, measured: Measured, asked: set[int], corpus: TokenCorpus, out: Path
+) -> dict[int, Annotation]:
+    """Names of a dictionary's latents by the run's annotator.
+
+    A language model is asked about the latents in ``asked`` alone, those that claims rest on; the offline annotator names the others.
+    """
+    annotator = work.annotator = work.annotator or _annotator(work, corpus, out)
+    evidence = list(measured.evidence.values())
+    found: list[Annotation] = []
+    if isinstance(annotator, ModelAnnotator):
+        own = [item for item in evidence if item.latent in asked]
+        if own and work.contrast is not None:
+            own = work.contrast(measured.pair, own, measured.offset)
+        with work.reporter.task(f"Asking {annotator.name} about {len(own)} latents", unit="questions") as advance:
+            annotator.on_progress = advance
+            found += annotate_all(annotator, own, path=out / "annotations.jsonl")
+        if annotator.stopped:
+            work.caveats.append(f"Naming stopped early: {annotator.stopped}")
+        evidence = [item for item in evidence if item.latent not in asked]
+        annotator = work.other_annotator = work.other_annotator or _offline(work, corpus)
+    if annotator is not None and evidence:
+        with work.reporter.task(f"Naming latents ({annotator.name})", unit="latents") as advance:
+            found += annotate_all(annotator, evidence, path=out / "annotations.jsonl", on_progress=advance)
+    return {annotation.latent: annotation for annotation in found}
+
+
+def _annotator(work: Workspace, corpus: TokenCorpus, out: Path) -> Annotator | None:
+    """The run's annotator; None, with a caveat, where the offline one is asked for and its weights are missing."""
     settings = work.settings
-    if work.annotator is None:
-        taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
-        options: dict[str, Any] = {"background": _background(work, corpus)} if settings.annotator == "offline" else {}
-        try:
-            work.annotator = get_annotator(settings.annotator, taxonomy, **options)
-        except MissingDependencyError as error:
-            work.caveats.append(f"Latents are not annotated: {error}")
-            return {}
-    annotator = work.annotator
-    with work.reporter.task(f"Naming latents ({annotator.name})", unit="latents") as advance:
-        annotations = annotate_all(annotator, evidence, path=path, on_progress=advance)
-    return {annotation.latent: annotation for annotation in annotations}
+    if settings.annotator == "offline":
+        return _offline(work, corpus)
+    options: dict[str, Any] = {"background": _background(work, corpus)}
+    if not settings.annotator.startswith("human:"):
+        options = {"path": out / "replies.jsonl", "repeats": settings.repeats}
+    if settings.annotator == "claude":
+        given: dict[str, Any] = {
+            "model": settings.annotator_model,
+            "max_cost": settings.max_cost,
+            "batch": settings.batches or None,
+        }
+        if settings.batches:
+            given["on_wait"] = work.reporter.note
+        elif settings.max_cost is not None:
+            given["chunk"] = CHUNK
+        options |= {key: value for key, value in given.items() if value is not None}
+    return get_annotator(settings.annotator, work.taxonomy, **options)
+
+
+def _offline(work: Workspace, corpus: TokenCorpus) -> Annotator | None:
+    try:
+        return get_annotator("offline", work.taxonomy, background=_background(work, corpus))
+    except MissingDependencyError as error:
+        caveat = f"Latents are not annotated: {error}"
+        if caveat not in work.caveats:
+            work.caveats.append(caveat)
+        return None
 
 
 @dataclass(frozen=True)

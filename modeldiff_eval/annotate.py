@@ -150,6 +150,25 @@ def get_annotator(name: str, taxonomy: Taxonomy, **options: Any) -> Annotator:
     raise UsageError(f"Unknown annotator {name!r}.{hint} Use one of: {', '.join(ANNOTATORS)}.")
 
 
+def require_annotator(name: str, taxonomy: Taxonomy) -> None:
+    """Refuse an annotator that cannot work, before any long work starts.
+
+    Raises:
+        UsageError: unknown name; a review that cannot be used. AnnotationError: no key for Claude.
+    """
+    kind, separator, rest = name.partition(":")
+    if name == "claude":
+        from modeldiff_eval.claude_endpoint import find_endpoint
+
+        find_endpoint()
+    elif kind == "human" and separator and rest:
+        from modeldiff_eval.annotate_human import read_review
+
+        read_review(Path(rest).expanduser(), taxonomy)
+    elif name != "offline" and not (kind in ("local", "human") and separator and rest):
+        get_annotator(name, taxonomy)
+
+
 def _offline(taxonomy: Taxonomy, options: dict[str, Any]) -> Annotator:
     from modeldiff_eval.annotate_offline import OfflineAnnotator
 

@@ -102,7 +102,19 @@ def run(
     k: Annotated[int | None, typer.Option("--k", help="Active latents a token.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     thresholds: Annotated[str | None, typer.Option(help="nu_error=0.2,nu_reconstruction=0.5,min_firings=16")] = None,
-    annotator: Annotated[str | None, typer.Option(help="offline.")] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(
+            help="offline; claude (key in ANTHROPIC_API_KEY); local:MODEL, a chat model; human:FILE, a reviewed CSV.",
+            show_default="offline",
+        ),
+    ] = None,
+    annotator_model: Annotated[str | None, typer.Option(help="Claude model that names latents.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="US dollars at which --annotator claude stops.")] = None,
+    batch: Annotated[
+        bool | None, typer.Option("--batch/--no-batch", help="Claude by Message Batches: half the price, later.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Times a language model is asked about each latent.")] = None,
     annotate_top: Annotated[int | None, typer.Option(help="Nearest candidates shown for each side.")] = None,
     taxonomy: Annotated[str | None, typer.Option(help="Another taxonomy (YAML).")] = None,
     tasks: Annotated[
@@ -172,7 +184,8 @@ def run(
         "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method, "weighting": weighting,
         "crosscoder": tuple(crosscoder or ()) or None, "corpus": tuple(corpus or ()) or None,
         "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
-        "annotator": annotator, "annotate_top": annotate_top,
+        "annotator": annotator, "annotate_top": annotate_top, "annotator_model": annotator_model, "max_cost": max_cost,
+        "batches": batch, "repeats": repeats,
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
         "trust_remote_code": trust_remote_code or None, "title": title, "causal": causal,
@@ -268,11 +281,26 @@ def _plan(settings: Any, out: Path) -> None:
     print(
         f"Crosscoder    {settings.latents:,} latents, k {settings.k}, {settings.steps:,} steps of {settings.batch:,} rows ({presented:,} rows)"
     )
-    print(f"Annotator     {settings.annotator} (no cost)")
+    print(f"Annotator     {_annotator_cost(settings)}")
     print(f"Benchmarks    {settings.benchmarks or ', '.join(settings.tasks) or 'none'}")
     print(f"Cache         {cache_dir()}")
     print(f"Writes        {out}/card.html, card.pdf, card.md, card.json, latents.parquet, …")
     _costs(settings)
+
+
+def _annotator_cost(settings: Any) -> str:
+    """The annotator and what it will cost, as far as that is known before the latents are."""
+    if settings.annotator != "claude":
+        return f"{settings.annotator} (no cost)"
+    from modeldiff_eval.claude_endpoint import DEFAULT_MODEL
+    from modeldiff_eval.claude_prices import estimate
+
+    model, latents = settings.annotator_model or DEFAULT_MODEL, 100
+    # Two questions to name a latent and one to try its description; sizes of the demo's.
+    made = estimate(3 * latents * settings.repeats, 1200, 1200, 250, model, batch=settings.batches)
+    price = "at an unknown price" if made.most is None else f"about {made.most:.2f} US$ for every {latents} latents"
+    limit = "" if settings.max_cost is None else f", at most {settings.max_cost:g} US$"
+    return f"claude ({model}), {price}{limit}; latents that claims rest on, often 50 to 300. {made.note}"
 
 
 def _costs(settings: Any) -> None:

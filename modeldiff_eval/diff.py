@@ -29,6 +29,7 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
+from modeldiff_eval.annotate import require_annotator
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
@@ -91,6 +92,7 @@ def diff(
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
+    require_annotator(settings.annotator, taxonomy)
 
     # Models and text.
     work = ws.open_workspace(
@@ -119,6 +121,7 @@ def diff(
 
     # Latents: which are specific, how they shift, what they are called.
     start = time.monotonic()
+    work.contrast = naming.contrast_of(work, measured_text, kept)
     claims: list[tuple[int, ...]] = [(0, 1)] if len(coders) == 1 else [(1,), (1,)]
     measured, whole, differences = measure_latents(work, material, coders, claims, out, null)
     again = [
@@ -135,7 +138,10 @@ def diff(
         for role, number in (("base", 0), ("tuned", -1))
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
-    scored = naming.score_sides(work, measured_text, kept, sides, taxonomy)
+    replier = getattr(work.annotator, "replier", None)  # A language model tries its own descriptions.
+    scored = naming.score_sides(work, measured_text, kept, sides, taxonomy, replier=replier, path=out / "replies.jsonl")
+    if (spent := getattr(replier, "spent", None)) is not None:
+        reporter.note(f"Naming cost {spent:.2f} US$ in this run; what was answered before is not asked again.")
     if differences:
         views = [
             analysis.make_side(work, role, whole[number], claims[number][number], shifts[number])

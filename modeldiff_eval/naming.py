@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -20,11 +20,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from modeldiff_eval.activity import Activity, Pool, activity, passage_pool, spread
-from modeldiff_eval.analysis import Decoder, Measured, Side
+from modeldiff_eval.analysis import Decoder, Measured, Side, asked_latents
 from modeldiff_eval.annotation import Annotation, Annotator, Evidence, Excerpt, context_span
 from modeldiff_eval.annotation_scores import Code, Level, codes_of, cohen, fleiss, halves
 from modeldiff_eval.contrast import Embed, centres_of, hard_negatives, passage_embedder, with_contrast
 from modeldiff_eval.detection import Detection, Mixed, chosen_silent, detect_offline, detect_with, mean_detection, mix
+from modeldiff_eval.errors import AnnotationError
 from modeldiff_eval.records import AnnotationQuality, Kappa
 
 if TYPE_CHECKING:
@@ -283,11 +284,18 @@ def repeat_agreement(categories: Sequence[Sequence[Code]], *, rng: np.random.Gen
     ]
 
 
-def asked_latents(side: Side) -> Int[NDArray[np.int64], " latents"]:
-    """Places of the latents that a side's numbers rest on: specific, nearest candidates, and of a graded weight."""
-    weights = side.measured.weights.get(side.claim)
-    graded = np.zeros(0, dtype=np.int64) if weights is None else weights.positive
-    return np.unique(np.concatenate([side.specific, side.nearest, graded])).astype(np.int64)
+def contrast_of(work: Workspace, corpus: TokenCorpus, kept: Kept) -> Callable[[Pair, list[Evidence], int], list[Evidence]]:  # fmt: skip
+    """A function that gives the evidence of some latents of a pair near passages on which each is silent."""
+    opened = list[Passages]()
+
+    def contrast(pair: Pair, evidence: list[Evidence], offset: int) -> list[Evidence]:
+        if not work.settings.contrast_examples:
+            return evidence
+        if not opened:
+            opened.append(open_passages(work, corpus))
+        return probe_latents(work, corpus, kept, pair, evidence, opened[0], offset=offset).contrast()
+
+    return contrast
 
 
 def score_sides(
@@ -322,6 +330,12 @@ def score_sides(
             annotations.append(measured.annotations)
     if passages is None:
         return None
-    return score_names(
-        work, probes, annotations, passages, taxonomy, annotator=annotator or work.annotator, replier=replier, path=path
-    )
+    who = annotator or work.annotator
+    if replier is not None:
+        try:
+            return score_names(work, probes, annotations, passages, taxonomy, annotator=who, replier=replier, path=path)
+        except AnnotationError as error:
+            work.caveats.append(
+                f"Names were tried on passages by the offline reader, since {replier.name} could not go on: {error}"
+            )
+    return score_names(work, probes, annotations, passages, taxonomy, annotator=who)

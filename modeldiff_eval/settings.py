@@ -71,6 +71,14 @@ class Settings(Record):
     top_examples: int = Field(8, ge=1)
     annotate_top: int = Field(12, ge=0)
     annotator: str = "offline"
+    annotator_model: str | None = None
+    """Which model of the annotator claude; its default where left out."""
+    max_cost: float | None = Field(None, gt=0)
+    """US dollars at which the annotator claude stops."""
+    batches: bool = False
+    """Claude by Message Batches: half the price, an hour or more."""
+    repeats: int = Field(1, ge=1)
+    """How often a language model is asked about each latent."""
     contrast_examples: int = Field(4, ge=0)
     """Near passages on which a latent is silent, for annotators that read them."""
     detection_examples: int = Field(10, ge=0)
@@ -178,6 +186,18 @@ def make_settings(
         raise SettingsError(
             f"--seeds {settings.seeds} trains several crosscoders, but --crosscoder gives trained ones: leave one of the two out."
         )
+    model = settings.annotator == "claude" or settings.annotator.startswith("local:")
+    for name, given, fits in (
+        ("annotator-model", settings.annotator_model is not None, settings.annotator == "claude"),
+        ("max-cost", settings.max_cost is not None, settings.annotator == "claude"),
+        ("batch", settings.batches, settings.annotator == "claude"),
+        ("repeats", settings.repeats > 1, model),
+    ):
+        if given and not fits:
+            needed = "claude or local:MODEL" if name == "repeats" else "claude"
+            raise SettingsError(
+                f"--{name} has no effect with --annotator {settings.annotator}: it belongs to {needed}. Leave it out."
+            )
     if settings.weighting != "none" and (settings.stream or settings.crosscoder):
         why = (
             "training rows that are streamed cannot be drawn again"
@@ -253,7 +273,7 @@ def command_line(settings: Settings) -> str:
         if name in CONFIG_ONLY:
             parts.insert(0, f"MODELDIFF_{name.upper()}={value}")
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + {"batches": "batch"}.get(name, name).replace("_", "-")
         if name == "thresholds":
             value = ",".join(f"{key}={v}" for key, v in value.items())
         if name in ("tasks", "causal_tasks", "arena_names"):

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.settings import Settings
 from modeldiff_eval.store import fingerprint, once, write_json
+from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.token_kinds import token_kinds
 
 if TYPE_CHECKING:
@@ -109,7 +111,15 @@ class Workspace:
     trained: list[str] = field(default_factory=list)
     annotator: Any = None
     """The annotator of this run, once there is one; loading a sentence encoder twice would double its time."""
+    other_annotator: Any = None
+    """Who names what a language model is not asked about, once there is one."""
+    contrast: Any = None
+    """Gives the evidence of (pair, evidence, offset) near passages on which each latent is silent (:mod:`naming`)."""
     _kinds: dict[str, Int[np.ndarray, " tokens"]] = field(default_factory=dict)
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        return Taxonomy.load(Path(self.settings.taxonomy) if self.settings.taxonomy else None)
 
     def token_kinds(self, corpus: corpora.TokenCorpus) -> Int[np.ndarray, " tokens"]:
         """The :class:`TokenKind` of every token of ``corpus``, read back once."""
