@@ -153,7 +153,13 @@ def build_card(
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         mode="anchored" if anchored else "direct",
         method=METHODS[settings.method],
-        headline=" ".join([_headline(rows["classes"], latents, table), *graded_words.shifted(latents, nulls)]),
+        headline=" ".join(
+            [
+                _headline(rows["classes"], latents, table),
+                *graded_words.shifted(latents, nulls),
+                *graded_words.first_named(table, nulls),
+            ]
+        ),
         models=models,
         crosscoders=crosscoders,
         differences=differences,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modeldiff_eval.graded import LEAST_WEIGHT, Shifted
 from modeldiff_eval.records import Latents
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABEL_CHARS = 60
 
 
 def shifted(latents: Latents, nulls: Mapping[str, Shifted]) -> list[str]:
@@ -21,6 +27,17 @@ def shifted(latents: Latents, nulls: Mapping[str, Shifted]) -> list[str]:
     return [
         f"{counts} are shifted (less of them in the other model) at a stated false discovery rate of {' and '.join(rates)}."
     ]
+
+
+def first_named(table: pd.DataFrame, nulls: Mapping[str, Shifted], *, most: int = 3) -> list[str]:
+    """What the first shifted latents of either model are called, for the headline: the fine-tune in a few words."""
+    said = []
+    for role in ("tuned", "base"):
+        own = table[(table["model"] == role) & table["shifted"].fillna(False).astype(bool) & table["rank_key"].notna()]
+        labels = [str(label)[:LABEL_CHARS] for label in own.sort_values("rank_key")["label"] if isinstance(label, str)]
+        if role in nulls and labels:
+            said.append(f"{role}: {', '.join(list(dict.fromkeys(labels))[:most])}")
+    return [f"First among them in {'; in '.join(said)}."] if said else []
 
 
 def caveats(latents: Latents, nulls: Mapping[str, Shifted]) -> list[str]:

@@ -81,7 +81,7 @@ def test_claims_are_named_by_the_model_and_the_rest_offline(
     assert "short words" not in set(others["label"])
     said = {row["latent"]: row["annotator"] for row in lines(run.out / "annotations.jsonl")}
     assert set(said.values()) == {"claude", "by hash"}
-    named = [latent for latent, who in said.items() if who == "claude"]
+    assert list(said.values()).count("claude") >= len(claimed)
     assert max(server.asked.values()) == 1
 
     quality = run.card.annotation_quality

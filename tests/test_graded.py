@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -153,3 +154,18 @@ def test_words_without_and_with_a_null_control() -> None:
 def test_words_say_n_and_why_shares_are_null() -> None:
     assert "9 latents, total weight 3.00, effective n 4.0" in graded_words.caveats(latents(None), {})[0]
     assert "are null" in graded_words.caveats(latents(None, weight=0.4), {})[0]
+
+
+def test_the_headline_names_the_first_shifted_latents_of_either_model() -> None:
+    null = Shifted(np.ones(1, dtype=bool), 0.0, 1.0, 0.0, 0.05)
+    table = pd.DataFrame(
+        [
+            ("tuned", True, -1.0, "second"), ("tuned", True, -3.0, "first"), ("tuned", True, -2.0, "first"), ("tuned", False, np.nan, "never"),
+            ("tuned", True, -0.5, None), ("tuned", True, -0.4, "x" * 99), ("tuned", True, -0.3, "fourth"), ("base", True, -1.0, "gone"),
+        ],
+        columns=["model", "shifted", "rank_key", "label"],
+    )  # fmt: skip
+    said = graded_words.first_named(table, {"base": null, "tuned": null})
+    assert said == [f"First among them in tuned: first, second, {'x' * 60}; in base: gone."]
+    assert graded_words.first_named(table, {}) == []
+    assert graded_words.first_named(table[table["label"] == "never"], {"tuned": null}) == []
