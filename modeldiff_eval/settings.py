@@ -261,6 +261,11 @@ CONFIG_ONLY = frozenset(
 """Settings without a flag: they come from ``--config`` or the environment."""
 
 
+def flag_of(name: str) -> str:
+    """The flag of a setting. ``batch`` has none, and ``--batch`` is that of ``batches``."""
+    return "--" + {"batches": "batch"}.get(name, name).replace("_", "-")
+
+
 def command_line(settings: Settings) -> str:
     """The command that makes this run again; settings without a flag are written as ``MODELDIFF_*`` before it."""
     defaults = make_settings({"base": settings.base, "tuned": settings.tuned, "preset": settings.preset}, environ={})[0]
@@ -273,7 +278,7 @@ def command_line(settings: Settings) -> str:
         if name in CONFIG_ONLY:
             parts.insert(0, f"MODELDIFF_{name.upper()}={value}")
             continue
-        flag = "--" + {"batches": "batch"}.get(name, name).replace("_", "-")
+        flag = flag_of(name)
         if name == "thresholds":
             value = ",".join(f"{key}={v}" for key, v in value.items())
         if name in ("tasks", "causal_tasks", "arena_names"):

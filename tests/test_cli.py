@@ -84,12 +84,12 @@ def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
 
 
 def test_help_names_every_setting_command_and_exit_code(run: Run) -> None:
-    from modeldiff_eval.settings import CONFIG_ONLY
+    from modeldiff_eval.settings import CONFIG_ONLY, flag_of
 
     code, out, err = run("--help")
     assert (code, err) == (0, "")
     for name in set(Settings.model_fields) - CONFIG_ONLY:
-        assert f"--{name.replace('_', '-')} " in out
+        assert flag_of(name) in out.replace(",", " ").split() or f"{flag_of(name)}/" in out
     for text in ("Exit codes", "130", "Examples:", "demo", "card", "render", "doctor", "tasks-dir", "lm-eval", "cache"):
         assert text in out
     assert run()[1] == out
