@@ -218,11 +218,12 @@ def _annotate(
     found: list[Annotation] = []
     if isinstance(annotator, ModelAnnotator):
         own = [item for item in evidence if item.latent in asked]
-        if own and work.contrast is not None:
-            own = work.contrast(measured.pair, own, measured.offset)
-        with work.reporter.task(f"Asking {annotator.name} about {len(own)} latents", unit="questions") as advance:
-            annotator.on_progress = advance
-            found += annotate_all(annotator, own, path=out / "annotations.jsonl")
+        if own:
+            if work.contrast is not None:
+                own = work.contrast(measured.pair, own, measured.offset)
+            with work.reporter.task(f"Asking {annotator.name} about {len(own)} latents", unit="questions") as advance:
+                annotator.on_progress = advance
+                found += annotate_all(annotator, own, path=out / "annotations.jsonl")
         if annotator.stopped:
             work.caveats.append(f"Naming stopped early: {annotator.stopped}")
         evidence = [item for item in evidence if item.latent not in asked]

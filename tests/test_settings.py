@@ -179,3 +179,26 @@ def test_seeds_below_one_and_seeds_of_a_given_crosscoder_are_refused() -> None:
         make_settings(models | {"seeds": 3, "crosscoder": ("cc",)}, environ={})
     assert make_settings(models | {"seeds": 1, "crosscoder": ("cc",)}, environ={})[0].seeds == 1
     assert "--seeds 3" in command_line(make_settings(models | {"seeds": 3}, environ={})[0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"max_cost": 5.0}, "--max-cost has no effect with --annotator offline"),
+        ({"batches": True, "annotator": "local:embedded"}, "--batch has no effect"),
+        ({"annotator_model": "claude-haiku-4-5"}, "--annotator-model has no effect"),
+        ({"repeats": 3}, "--repeats has no effect with --annotator offline"),
+        ({"repeats": 3, "annotator": "human:x.csv"}, "it belongs to claude or local:MODEL"),
+    ],
+)
+def test_what_belongs_to_a_language_model_is_refused_elsewhere(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        make_settings({"base": "a", "tuned": "b", **flags}, environ={})
+
+
+def test_the_command_of_a_run_named_by_claude_makes_it_again() -> None:
+    flags = {"base": "a", "tuned": "b", "annotator": "claude", "max_cost": 2.5, "batches": True, "repeats": 5}
+    settings, _ = make_settings(flags, environ={})
+    words = command_line(settings)
+    for part in ("--annotator claude", "--max-cost 2.5", "--batch", "--repeats 5"):
+        assert part in words
