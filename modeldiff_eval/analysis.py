@@ -21,7 +21,8 @@ from modeldiff_eval.annotate import (
     context_span,
     get_annotator,
 )
-from modeldiff_eval.annotate_model import ModelAnnotator
+from modeldiff_eval.annotate_human import HumanAnnotator
+from modeldiff_eval.annotate_model import NO_EXAMPLES, ModelAnnotator
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import delta_norm
 from modeldiff_eval.errors import MissingDependencyError
@@ -86,7 +87,7 @@ class Measured:
 
 def measure_pair(
     work: Workspace, corpus: TokenCorpus, kept: acts.Kept, pair: Pair, sides: tuple[int, ...], out: Path, *,
-    offset: int = 0, control: bool = False, null: tuple[measure.Rows, torch.Tensor] | None = None,
+    offset: int = 0, control: bool = False, null: tuple[measure.Rows, torch.Tensor] | None = None, candidates: bool = True,
 ) -> Measured:  # fmt: skip
     """Latent Scaling on held-out documents, top documents over everything, and annotation of every live latent.
 
@@ -94,6 +95,7 @@ def measure_pair(
         sides: the claims that ν is measured for; none leaves it out.
         control: run the exchange control of a difference dictionary.
         null: with it, rows of one model in two precisions, and the held-out row numbers that there are such rows for.
+        candidates: whether a language model is asked about more than specific latents.
     """
     settings = work.settings
     document = corpus.document_of_token()
@@ -131,8 +133,9 @@ def measure_pair(
         {}, {item.latent: item for item in evidence}, weights, offset, found,
     )  # fmt: skip
     claims = [make_side(work, "", measured, side, None) for side in sides]
-    asked = {offset + int(j) for claim in claims for j in asked_latents(claim)}
-    return dataclasses.replace(measured, annotations=_annotate(work, measured, asked, corpus, out))
+    asked = {offset + int(j) for claim in claims for j in (asked_latents(claim) if candidates else claim.specific)}
+    annotations, shown = _annotate(work, measured, asked, corpus, out)
+    return dataclasses.replace(measured, annotations=annotations, evidence=measured.evidence | shown)
 
 
 def asked_latents(side: Side) -> NDArray[np.int64]:
@@ -208,14 +211,17 @@ def _background(work: Workspace, corpus: TokenCorpus, *, passages: int = 800) ->
 
 def _annotate(
     work: Workspace, measured: Measured, asked: set[int], corpus: TokenCorpus, out: Path
-) -> dict[int, Annotation]:
-    """Names of a dictionary's latents by the run's annotator.
+) -> tuple[dict[int, Annotation], dict[int, Evidence]]:
+    """Names of a dictionary's latents by the run's annotator, and the evidence that a language model saw more of.
 
     A language model is asked about the latents in ``asked`` alone, those that claims rest on; the offline annotator names the others.
     """
     annotator = work.annotator = work.annotator or _annotator(work, corpus, out)
     evidence = list(measured.evidence.values())
     found: list[Annotation] = []
+    shown: dict[int, Evidence] = {}
+    if isinstance(annotator, HumanAnnotator):
+        annotator.meet(evidence)
     if isinstance(annotator, ModelAnnotator):
         own = [item for item in evidence if item.latent in asked]
         if own:
@@ -224,6 +230,8 @@ def _annotate(
             with work.reporter.task(f"Asking {annotator.name} about {len(own)} latents", unit="questions") as advance:
                 annotator.on_progress = advance
                 found += annotate_all(annotator, own, path=out / "annotations.jsonl")
+            shown = {item.latent: item for item in own}
+        work.incomplete |= annotator.stopped is not None or any(a.failure and a.failure != NO_EXAMPLES for a in found)
         if annotator.stopped:
             work.caveats.append(f"Naming stopped early: {annotator.stopped}")
         evidence = [item for item in evidence if item.latent not in asked]
@@ -231,7 +239,7 @@ def _annotate(
     if annotator is not None and evidence:
         with work.reporter.task(f"Naming latents ({annotator.name})", unit="latents") as advance:
             found += annotate_all(annotator, evidence, path=out / "annotations.jsonl", on_progress=advance)
-    return {annotation.latent: annotation for annotation in found}
+    return {annotation.latent: annotation for annotation in found}, shown
 
 
 def _annotator(work: Workspace, corpus: TokenCorpus, out: Path) -> Annotator | None:
@@ -239,8 +247,10 @@ def _annotator(work: Workspace, corpus: TokenCorpus, out: Path) -> Annotator | N
     settings = work.settings
     if settings.annotator == "offline":
         return _offline(work, corpus)
-    options: dict[str, Any] = {"background": _background(work, corpus)}
-    if not settings.annotator.startswith("human:"):
+    options: dict[str, Any]
+    if settings.annotator.startswith("human:"):
+        options = {"fallback": _offline(work, corpus)}
+    else:
         options = {"path": out / "replies.jsonl", "repeats": settings.repeats}
     if settings.annotator == "claude":
         given: dict[str, Any] = {

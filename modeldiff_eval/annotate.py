@@ -150,22 +150,31 @@ def get_annotator(name: str, taxonomy: Taxonomy, **options: Any) -> Annotator:
     raise UsageError(f"Unknown annotator {name!r}.{hint} Use one of: {', '.join(ANNOTATORS)}.")
 
 
-def require_annotator(name: str, taxonomy: Taxonomy) -> None:
+def require_annotator(
+    name: str, taxonomy: Taxonomy, *, model: str | None = None, max_cost: float | None = None
+) -> None:
     """Refuse an annotator that cannot work, before any long work starts.
 
     Raises:
-        UsageError: unknown name; a review that cannot be used. AnnotationError: no key for Claude.
+        UsageError: unknown name; a review that cannot be used; a limit for a model without a price.
+        AnnotationError: no key for Claude. ModelError: the local model cannot be found or is no chat model.
     """
     kind, separator, rest = name.partition(":")
     if name == "claude":
-        from modeldiff_eval.claude_endpoint import find_endpoint
+        from modeldiff_eval.claude import checked_limit
+        from modeldiff_eval.claude_endpoint import DEFAULT_MODEL, find_endpoint
 
         find_endpoint()
+        checked_limit(max_cost, model or DEFAULT_MODEL)
     elif kind == "human" and separator and rest:
         from modeldiff_eval.annotate_human import read_review
 
         read_review(Path(rest).expanduser(), taxonomy)
-    elif name != "offline" and not (kind in ("local", "human") and separator and rest):
+    elif kind == "local" and separator and rest:
+        from modeldiff_eval.local_chat import require_chat
+
+        require_chat(rest)
+    elif name != "offline":
         get_annotator(name, taxonomy)
 
 

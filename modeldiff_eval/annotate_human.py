@@ -189,48 +189,42 @@ class HumanAnnotator:
         self.reviews = read_review(path, taxonomy)
         self.fallback = fallback
         self.paid = fallback.paid if fallback else False
+        self.met: set[int] = set()
         rows = [self.reviews[latent].model_dump(mode="json") for latent in sorted(self.reviews)]
         self.version = fingerprint(
             [rows, taxonomy.fingerprint, [fallback.name, fallback.version] if fallback else None]
         )
 
-    def require(self, evidence: Sequence[Evidence]) -> None:
-        """Check the file against all latents of a run, before anything is annotated.
+    def meet(self, evidence: Sequence[Evidence]) -> None:
+        """Note which reviews fit these latents; the dictionaries of a run come one after the other."""
+        self.met |= {item.latent for item in evidence if self._review(item) is not None}
+
+    def require_met(self) -> None:
+        """Check, once all latents of a run were met, that every review is about one of them.
 
         Raises:
-            UsageError: the file reviews a latent that the run does not have, or one that has other examples now.
+            UsageError: a review fits no latent, or one that has other examples now.
         """
-        known = {item.latent: item for item in evidence}
-        if strangers := sorted(self.reviews.keys() - known.keys()):
+        if strangers := sorted(self.reviews.keys() - self.met):
             raise UsageError(
                 f"{self.path}: this run has no latent {', '.join(map(str, strangers[:5]))}"
-                f"{' and others' if len(strangers) > 5 else ''} ({len(strangers)} of {len(self.reviews)} reviewed). "
-                "Was the file written for another run? Write one for this run, or take these rows out."
+                f"{' and others' if len(strangers) > 5 else ''} with the examples that were reviewed ({len(strangers)} of {len(self.reviews)} "
+                "reviewed). Was the file written for another run? Write one for this run, or take these rows out."
             )
-        for latent in sorted(self.reviews):
-            self._check_examples(known[latent])
 
-    def _check_examples(self, item: Evidence) -> None:
-        review = self.reviews[item.latent]
-        if review.evidence is not None and review.evidence != evidence_mark(item):
-            raise UsageError(
-                f"{self.path}: the row of latent {item.latent} was written about other examples (mark {review.evidence}, here "
-                f"{evidence_mark(item)}): the file belongs to another run. Review this run's file, or clear the evidence cell."
-            )
+    def _review(self, item: Evidence) -> Review | None:
+        """The review of this latent. Dictionaries of one run share numbers, so its examples must be those that were reviewed."""
+        review = self.reviews.get(item.latent)
+        if review is None or (review.evidence is not None and review.evidence != evidence_mark(item)):
+            return None
+        return review
 
     def annotate(self, evidence: Sequence[Evidence]) -> Iterator[Annotation]:
-        """Yield one annotation for each latent, in order.
-
-        Raises:
-            UsageError: a row was written about other examples than the latent has.
-        """
-        for item in evidence:
-            if item.latent in self.reviews:
-                self._check_examples(item)
-        others = [item for item in evidence if item.latent not in self.reviews]
+        """Yield one annotation for each latent, in order."""
+        others = [item for item in evidence if self._review(item) is None]
         rest = self.fallback.annotate(others) if self.fallback else iter(())
         for item in evidence:
-            review = self.reviews.get(item.latent)
+            review = self._review(item)
             if review is not None:
                 yield Annotation(
                     latent=item.latent, label=review.label, description=review.description, category=review.category,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeldiff_eval.annotation import Annotation, Evidence
+from modeldiff_eval.annotation import Annotation, Evidence, annotation_key
 from modeldiff_eval.ask import Progress, Question, Replier, Reply, ask_all
 from modeldiff_eval.errors import AnnotationError, UsageError
 from modeldiff_eval.prompts import PROMPT_VERSION, categorise, describe, lay_out
@@ -77,7 +77,7 @@ class ModelAnnotator:
         )
         self.stopped: AnnotationError | None = None
         self.replier = replier
-        self._categories: dict[int, tuple[str | None, ...]] = {}
+        self._categories: dict[str, tuple[str | None, ...]] = {}
         self._answered = False
 
     def annotate(self, evidence: Sequence[Evidence]) -> Iterator[Annotation]:
@@ -100,15 +100,15 @@ class ModelAnnotator:
             for attempt in subject.attempts
         ]
 
-    def repeat_categories(self, evidence: Sequence[Evidence] = ()) -> dict[int, tuple[str | None, ...]]:
-        """The category of every repeat by latent: a code, "none", or None where the repeat failed.
+    def repeat_categories(self, evidence: Sequence[Evidence]) -> dict[int, tuple[str | None, ...]]:
+        """The category of every repeat by latent of ``evidence``: a code, "none", or None where the repeat failed.
 
-        Latents annotated by this object are always among them; others of ``evidence`` are read from ``path`` without
-        asking anything (what an earlier process annotated lies there).
+        The evidence must be what was annotated, contrast included: several dictionaries may number their latents alike. What
+        this object did not annotate is read from ``path`` without asking anything (an earlier process's answers lie there).
         """
-        if missing := [item for item in evidence if item.latent not in self._categories]:
+        if missing := [item for item in evidence if annotation_key(self, item) not in self._categories]:
             self._work(missing, ask=False)
-        return dict(self._categories)
+        return {item.latent: self._categories[annotation_key(self, item)] for item in evidence}
 
     def _subject(self, item: Evidence) -> Subject:
         layout = lay_out(item, self.limits)
@@ -121,7 +121,9 @@ class ModelAnnotator:
         work = [(subject, attempt) for subject in subjects for attempt in subject.attempts]
         self._step("description", work, self._ask_description, self._read_description, ask=ask)
         self._step("category", work, self._ask_category, self._read_category, ask=ask)
-        self._categories |= {subject.latent: subject.categories for subject in subjects}
+        self._categories |= {
+            annotation_key(self, item): subject.categories for item, subject in zip(evidence, subjects, strict=True)
+        }
         return subjects
 
     def _step(self, name: str, work: Sequence[Work], question_of: Ask, read: Read, *, ask: bool) -> None:

@@ -199,7 +199,7 @@ def build_card(
             command=command_line(settings),
             corpus=corpus_key,
             tokens=tokens,
-            annotator=settings.annotator if bool((table["annotation_failure"] != "not annotated").any()) else None,
+            annotator=_annotators(settings) if bool((table["annotation_failure"] != "not annotated").any()) else None,
         ),
     )  # fmt: skip
 
@@ -297,6 +297,11 @@ def _counts(table: pd.DataFrame, side: str, effective_n: float | None, graded: G
     )
 
 
+def _annotators(settings: Settings) -> str:
+    """Who named the latents: a language model or a person names some, the offline annotator the others."""
+    return settings.annotator + ("" if settings.annotator == "offline" else ", offline for the rest")
+
+
 def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) -> str:
     """The counts' sentence, and what the paired activation shift saw on the same tokens."""
     moved = sorted(
@@ -308,9 +313,7 @@ def _headline(classes: list[ClassRow], latents: Latents, table: pd.DataFrame) ->
         # The candidate is chosen on the ranking half and reported from the other one.
         candidates = table[table["rank_key"].notna() & table["nu_error"].notna()]
         nearest = candidates.sort_values(["rank_key", "latent"]).head(1)
-        first = (
-            "the candidate that explains most of the difference" if _by_difference(table) else "the nearest candidate"
-        )
+        first = "the first candidate" if _by_difference(table) else "the nearest candidate"
         near = "".join(
             f" ({first} has ν^ε {row.nu_error:.2f}, 95 % {row.nu_error_low:.2f} to {row.nu_error_high:.2f})"
             for row in nearest.itertuples()
@@ -465,7 +468,7 @@ def _caveats(
         ]
     if not latents.base.specific and not latents.tuned.specific:
         order = (
-            "those that explain most of the difference"
+            "those that explain most of the difference in their own model's answers beyond the other's"
             if settings.method == "difference"
             else "lowest upper limit of ν^ε"
         )
@@ -495,7 +498,14 @@ def _caveats(
             "says that these latents fire more or less, not that the model got better or worse."
         )
         out.append(_changed_latents(table))
-    if settings.annotator == "offline":
+    if settings.annotator != "offline":
+        rest = (
+            "Latents without a review" if settings.annotator.startswith("human:") else "Latents that no claim rests on"
+        )
+        out.append(
+            f"{rest}, and with them the classes of the activation view, were named by the offline sentence encoder: rough, and sure of few."
+        )
+    else:
         out.append(
             "Latents were named by an offline sentence encoder, not by a language model: categories are rough, and its confidence is low for many."
         )

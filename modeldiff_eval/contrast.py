@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from modeldiff_eval.annotate_words import clean, find_boilerplate
 from modeldiff_eval.annotation import Evidence, Excerpt
-from modeldiff_eval.embedding import shared_embedder
+from modeldiff_eval.embedding import SentenceEmbedder
 from modeldiff_eval.errors import MissingDependencyError
 
 _CHUNK = 512
@@ -30,6 +30,9 @@ def passage_embedder(ordinary: Sequence[str], *, max_tokens: int = 64) -> tuple[
 
     Chat-template marks and lines that very many of the ``ordinary`` passages hold are left out first, and the mean of
     ordinary text is taken off, so that two passages are near by what sets them apart.
+
+    The encoder is one of its own: bf16 vectors depend a little on what is embedded together, and a run that is resumed must choose
+    the same passages again.
     """
     boilerplate = find_boilerplate(ordinary)
 
@@ -38,7 +41,7 @@ def passage_embedder(ordinary: Sequence[str], *, max_tokens: int = 64) -> tuple[
 
     raw: Callable[[Sequence[str]], Vectors]
     try:
-        raw, name = shared_embedder(max_tokens).embed, "sentence embeddings"
+        raw, name = SentenceEmbedder(max_tokens=max_tokens).embed, "sentence embeddings"
     except MissingDependencyError:
         raw, name = _tfidf(bare(ordinary)), "TF-IDF"
     known = [text for text in bare(ordinary) if text]

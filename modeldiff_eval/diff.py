@@ -30,6 +30,7 @@ from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.annotate import require_annotator
+from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
@@ -92,7 +93,7 @@ def diff(
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
-    require_annotator(settings.annotator, taxonomy)
+    require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
     work = ws.open_workspace(
@@ -138,6 +139,8 @@ def diff(
         for role, number in (("base", 0), ("tuned", -1))
     ]
     table = analysis.latent_table(sides, analysis.side_families(sides))
+    if isinstance(work.annotator, HumanAnnotator):
+        work.annotator.require_met()
     replier = getattr(work.annotator, "replier", None)  # A language model tries its own descriptions.
     scored = naming.score_sides(work, measured_text, kept, sides, taxonomy, replier=replier, path=out / "replies.jsonl")
     if (spent := getattr(replier, "spent", None)) is not None:
@@ -276,6 +279,7 @@ def measure_latents(
             offset=coder.crosscoder.n_latents,
             control=True,
             null=null_pair(material, null),
+            candidates=training is None,
         )
         measured.append(one)
         figures = one.control.figures(one.nu, rate=work.settings.false_discovery_rate) if one.control else {}
@@ -365,12 +369,14 @@ def _published(settings: Settings) -> Settings:
     def short(name: str | None) -> str | None:
         return None if name is None else public_name(name)
 
+    kind, colon, location = settings.annotator.partition(":")
+
     return settings.model_copy(
         update={
             "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
             "corpus": tuple(public_name(name) for name in settings.corpus), "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
             "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
-            "arena_style": short(settings.arena_style),
+            "arena_style": short(settings.arena_style), "annotator": kind + colon + public_name(location) if colon else kind,
         }
     )  # fmt: skip
 
@@ -418,8 +424,9 @@ def _corpus_caveats(settings: Settings, material: fit.Material, coders: list[fit
 def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair]) -> str:
     """What everything after the crosscoders depends on."""
     settings = work.settings
-    files = [settings.taxonomy, settings.arena, settings.arena_style]
-    outside = [file_hash(Path(name)) for name in files if name]
+    kind, _, reviewed = settings.annotator.partition(":")
+    files = [settings.taxonomy, settings.arena, settings.arena_style, reviewed if kind == "human" else None]
+    outside = [file_hash(Path(name).expanduser()) for name in files if name]
     if settings.benchmarks:
         results = sorted(Path(settings.benchmarks).rglob("*.json*"))
         outside += [file_hash(path) for path in results if path.is_file()]
@@ -477,7 +484,7 @@ def _write(
     write_json(
         out / "run.json",
         {
-            "findings": key, "files": {name: path.name if path else None for name, path in paths.items()},
+            "findings": None if work.incomplete else key, "files": {name: path.name if path else None for name, path in paths.items()},
             "settings": work.settings.model_dump(), "layer": work.layer,
             "device": str(work.pool.device), "dtype": str(work.pool.dtype),
             "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,

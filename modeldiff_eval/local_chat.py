@@ -19,13 +19,25 @@ from typing import Any
 from modeldiff_eval.ask import Question, Reply, Usage
 from modeldiff_eval.errors import AnnotationError, ModelError
 from modeldiff_eval.json_answer import first_object
-from modeldiff_eval.models import load, pick_device, pick_dtype, public_name, resolve
+from modeldiff_eval.models import load, load_tokenizer, pick_device, pick_dtype, public_name, resolve
 from modeldiff_eval.rollouts import Message, render
 from modeldiff_eval.schema_check import check, check_schemas
 from modeldiff_eval.store import cache_dir, fingerprint
 
 VERSION = "local-1"
 TRIES = 2
+
+
+def require_chat(model: str) -> None:
+    """Refuse a model that :class:`LocalReplier` could not use, without loading its weights.
+
+    Raises:
+        ModelError: it cannot be found, or has no chat template.
+    """
+    if not load_tokenizer(resolve(model), cache=cache_dir()).chat_template:
+        raise ModelError(
+            f"{model} has no chat template, so it cannot be asked questions. Name a chat or instruct model after local:."
+        )
 
 
 class LocalReplier:

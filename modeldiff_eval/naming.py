@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from modeldiff_eval.activity import Activity, Pool, activity, passage_pool, spread
 from modeldiff_eval.analysis import Decoder, Measured, Side, asked_latents
+from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.annotation import Annotation, Annotator, Evidence, Excerpt, context_span
 from modeldiff_eval.annotation_scores import Code, Level, codes_of, cohen, fleiss, halves
 from modeldiff_eval.contrast import Embed, centres_of, hard_negatives, passage_embedder, with_contrast
@@ -73,6 +74,14 @@ def open_passages(work: Workspace, corpus: TokenCorpus) -> Passages:
     return Passages(pool, excerpts, np.array([names[g] for g in groups], dtype=np.int64), names, vectors, embed, reader)
 
 
+def shared_passages(work: Workspace, corpus: TokenCorpus) -> Passages:
+    """:func:`open_passages`, once for a run."""
+    if work.passages is None:
+        work.passages = open_passages(work, corpus)
+    found: Passages = work.passages
+    return found
+
+
 @dataclass(frozen=True)
 class Probe:
     """Some latents of one dictionary in a pool: where they fire, and which passages are near and leave them silent.
@@ -104,7 +113,10 @@ class Probe:
         for row, item in enumerate(self.evidence):
             rng = np.random.default_rng([seed, 62, item.latent])
             hard, free = self.hard[row], self.activity.silent[row].copy()
-            free[hard[hard >= 0]] = False
+            if near:
+                free[hard[hard >= 0]] = False
+            elif item.contrast:
+                free[hard[: self.shown][hard[: self.shown] >= 0]] = False
             places = chosen_silent(hard[self.shown :], free, n=n, near=n // 2 if near else 0, rng=rng)
             silent = [self.passages.excerpts[place].passage for place in places]
             out.append(mix(self.firing[row], silent, rng=rng))
@@ -241,7 +253,7 @@ def score_names(
             codes = who.repeat_categories(probe.evidence)
             repeats |= {(probe.crosscoder, latent): tuple(own) for latent, own in codes.items() if len(own) > 1}
         kappas = repeat_agreement(list(repeats.values()), rng=rng)
-    elif annotator is not None and not annotator.paid:
+    elif annotator is not None and not annotator.paid and not isinstance(annotator, HumanAnnotator):
         kappas = half_agreement(annotator, evidence, rng=rng)
     scored = [score for score in found if score is not None]
     return Scored(
@@ -286,14 +298,12 @@ def repeat_agreement(categories: Sequence[Sequence[Code]], *, rng: np.random.Gen
 
 def contrast_of(work: Workspace, corpus: TokenCorpus, kept: Kept) -> Callable[[Pair, list[Evidence], int], list[Evidence]]:  # fmt: skip
     """A function that gives the evidence of some latents of a pair near passages on which each is silent."""
-    opened = list[Passages]()
 
     def contrast(pair: Pair, evidence: list[Evidence], offset: int) -> list[Evidence]:
         if not work.settings.contrast_examples:
             return evidence
-        if not opened:
-            opened.append(open_passages(work, corpus))
-        return probe_latents(work, corpus, kept, pair, evidence, opened[0], offset=offset).contrast()
+        passages = shared_passages(work, corpus)
+        return probe_latents(work, corpus, kept, pair, evidence, passages, offset=offset).contrast()
 
     return contrast
 
@@ -315,7 +325,8 @@ def score_sides(
         annotator: who named them; the run's own where it is left out.
         replier: as for :func:`score_names`.
     """
-    if not work.settings.detection_examples:
+    who = annotator or work.annotator
+    if not work.settings.detection_examples and not (isinstance(who, Repeating) and work.settings.repeats > 1):
         return None
     by_measured: dict[int, tuple[Measured, list[NDArray[np.int64]]]] = {}
     for side in sides:
@@ -325,12 +336,11 @@ def score_sides(
         numbers = [measured.offset + int(j) for j in np.unique(np.concatenate(asked))]
         evidence = [measured.evidence[j] for j in numbers if j in measured.evidence and j in measured.annotations]
         if evidence:
-            passages = passages or open_passages(work, corpus)
+            passages = passages or shared_passages(work, corpus)
             probes.append(probe_latents(work, corpus, kept, measured.pair, evidence, passages, offset=measured.offset))
             annotations.append(measured.annotations)
     if passages is None:
         return None
-    who = annotator or work.annotator
     if replier is not None:
         try:
             return score_names(work, probes, annotations, passages, taxonomy, annotator=who, replier=replier, path=path)

@@ -19,7 +19,7 @@ def caveats(quality: AnnotationQuality | None) -> list[str]:
     out = []
     if quality.detection is None:
         out.append(
-            "No name was tried on passages: each latent fires in too few documents beyond those shown, or has no name."
+            "No name was tried on passages: each latent fires in too few documents beyond those shown, has no name, or its question failed."
         )
     else:
         out.append(
@@ -33,8 +33,8 @@ def caveats(quality: AnnotationQuality | None) -> list[str]:
                 "scores are evidence against name and reader together. Its silent passages are random ones."
             )
         out.append(
-            f"Weak = detection below {number(quality.bar, 2)}, a bar that {percent(guess_rate(quality), 0)} of guesses reach. Weak names "
-            "stay in every share; the shares without them stand beside."
+            f"Weak = detection below {number(quality.bar, 2)}, a bar that {percent(guess_rate(quality), 0)} of guesses on so many passages "
+            "reach. Weak names stay in every share; the shares without them stand beside."
         )
     if quality.repeats == 1:
         out.append("Intervals of class shares do not cover the annotator's own noise: every latent was named once.")

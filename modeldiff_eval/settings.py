@@ -186,17 +186,15 @@ def make_settings(
         raise SettingsError(
             f"--seeds {settings.seeds} trains several crosscoders, but --crosscoder gives trained ones: leave one of the two out."
         )
-    model = settings.annotator == "claude" or settings.annotator.startswith("local:")
     for name, given, fits in (
         ("annotator-model", settings.annotator_model is not None, settings.annotator == "claude"),
         ("max-cost", settings.max_cost is not None, settings.annotator == "claude"),
         ("batch", settings.batches, settings.annotator == "claude"),
-        ("repeats", settings.repeats > 1, model),
+        ("repeats", settings.repeats > 1, settings.annotator == "claude"),
     ):
         if given and not fits:
-            needed = "claude or local:MODEL" if name == "repeats" else "claude"
             raise SettingsError(
-                f"--{name} has no effect with --annotator {settings.annotator}: it belongs to {needed}. Leave it out."
+                f"--{name} has no effect with --annotator {settings.annotator}: it belongs to claude. Leave it out."
             )
     if settings.weighting != "none" and (settings.stream or settings.crosscoder):
         why = (

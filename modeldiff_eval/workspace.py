@@ -113,6 +113,10 @@ class Workspace:
     """The annotator of this run, once there is one; loading a sentence encoder twice would double its time."""
     other_annotator: Any = None
     """Who names what a language model is not asked about, once there is one."""
+    incomplete: bool = False
+    """A latent that a language model was asked about has no name yet: the run is not taken for finished when it is started again."""
+    passages: Any = None
+    """The pool that names are tried on, once there is one (:mod:`naming`)."""
     contrast: Any = None
     """Gives the evidence of (pair, evidence, offset) near passages on which each latent is silent (:mod:`naming`)."""
     _kinds: dict[str, Int[np.ndarray, " tokens"]] = field(default_factory=dict)

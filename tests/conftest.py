@@ -121,7 +121,7 @@ def quick_runs() -> Iterator[None]:
         patch.setattr(activations, "BLOCK_BYTES", 4096 * 32 * 4)
         patch.setattr(Taxonomy, "load", staticmethod(functools.cache(Taxonomy.load)))
         patch.setattr(analysis, "get_annotator", lambda *_, **__: ByHash())
-        patch.setattr(contrast, "shared_embedder", no_encoder)
+        patch.setattr(contrast, "SentenceEmbedder", no_encoder)
         yield
 
 

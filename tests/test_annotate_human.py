@@ -10,7 +10,7 @@ import pytest
 from scripted import latent
 
 from modeldiff_eval.annotate import annotate_all, get_annotator
-from modeldiff_eval.annotate_human import COLUMNS, HumanAnnotator, evidence_mark, read_review, write_review
+from modeldiff_eval.annotate_human import COLUMNS, HumanAnnotator, read_review, write_review
 from modeldiff_eval.annotation import Annotation, Annotator, Evidence
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.taxonomy import Taxonomy
@@ -89,7 +89,8 @@ def test_corrections_and_confirmations_come_back_and_the_machine_names_the_rest(
     machine = Machine()
     human = HumanAnnotator(TAXONOMY, path, fallback=machine)
     assert isinstance(human, Annotator)
-    human.require(EVIDENCE)
+    human.meet(EVIDENCE)
+    human.require_met()
     found = annotate_all(human, EVIDENCE, path=tmp_path / "annotations.jsonl")
     assert [a.annotator for a in found] == ["human", "human", "human", "machine"]
     assert [a.category for a in found] == ["A.2", "A.1", None, "A.2"]
@@ -148,18 +149,23 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> Non
 def test_latents_that_the_run_does_not_have(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("latent,category\n1,A.2\n77,A.1\n78,A.1\n")
-    with pytest.raises(UsageError, match=r"no latent 77, 78 \(2 of 3 reviewed\)"):
-        HumanAnnotator(TAXONOMY, path).require(EVIDENCE)
+    human = HumanAnnotator(TAXONOMY, path)
+    human.meet(EVIDENCE)
+    with pytest.raises(UsageError, match=r"no latent 77, 78 with the examples that were reviewed \(2 of 3 reviewed\)"):
+        human.require_met()
 
 
-def test_a_row_about_other_examples_is_refused(tmp_path: Path) -> None:
+def test_a_row_about_other_examples_is_not_used_and_then_refused(tmp_path: Path) -> None:
+    """Another dictionary of the run may have a latent of that number; where none fits, the file is another run's."""
     path = review(tmp_path / "r.csv", {1: {"category": "none"}})
     human = HumanAnnotator(TAXONOMY, path, fallback=Machine())
     changed = [latent(1, ["quite other text", "and more of it"])]
+    human.meet(changed)
+    assert [a.annotator for a in human.annotate(changed)] == ["machine"]
     with pytest.raises(UsageError, match="another run"):
-        human.require(changed)
-    with pytest.raises(UsageError, match=evidence_mark(EVIDENCE[1])):
-        list(human.annotate(changed))
+        human.require_met()
+    human.meet(EVIDENCE)
+    human.require_met()
 
 
 def test_by_name(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_without_the_encoder_tf_idf_takes_its_place(monkeypatch: pytest.MonkeyPa
     def missing(max_tokens: int) -> Any:
         raise MissingDependencyError("not installed")
 
-    monkeypatch.setattr(contrast, "shared_embedder", missing)
+    monkeypatch.setattr(contrast, "SentenceEmbedder", missing)
     embed, name = passage_embedder(ORDINARY)
     assert name == "TF-IDF"
     vectors = embed([*ORDINARY, "", "<|im_start|>"])

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from mock_messages import MockServer
-from tiny_run import STEPS, ByHash
+from tiny_run import STEPS, ByHash, but_for_created, notes
 
 from modeldiff_eval import analysis, annotate, diff
-from modeldiff_eval.errors import AnnotationError
+from modeldiff_eval.errors import AnnotationError, UsageError
 
 MODEL = "claude-haiku-4-5"
 
@@ -104,12 +104,64 @@ def test_a_run_that_runs_out_of_money_says_so_and_keeps_what_it_has(
     failed = table["annotation_failure"].fillna("").str.contains("--max-cost", regex=False)
     assert failed.any()
     assert any(caveat.startswith("Naming stopped early") for caveat in run.card.caveats)
+    assert notes(run)["findings"] is None  # Started again, it goes on.
     replies = lines(run.out / "replies.jsonl")
     whole = diff(str(base_model), str(tuned_model), out=run.out, **options)
     assert not whole.latents["annotation_failure"].fillna("").str.contains("--max-cost", regex=False).any()
     assert set(failed[failed].index) <= set(whole.latents.index[whole.latents["label"] == "short words"])
     assert max(server.asked.values()) == 1  # Not one of those that were paid before.
     assert len(lines(whole.out / "replies.jsonl")) > len(replies)
+
+
+@pytest.mark.parametrize("method", ["difference", "batchtopk"])
+def test_repeats_of_a_run_cut_off_before_its_end_are_the_same_and_about_its_own_latents(
+    method: str, base_model: Path, tuned_model: Path, options: dict[str, Any], server: MockServer, tmp_path: Path
+) -> None:
+    options |= {"method": method, "repeats": 2, "anchor": str(base_model) if method == "batchtopk" else None}
+    run = diff(str(base_model), str(tuned_model), out=tmp_path / "run", **options)
+    quality = run.card.annotation_quality
+    assert quality is not None
+    assert quality.repeats == 2
+    assert {kappa.latents for kappa in quality.kappas} == {quality.asked}
+    before = sum(server.asked.values())
+    (run.out / "run.json").unlink()
+    again = diff(str(base_model), str(tuned_model), out=run.out, **options)
+    assert but_for_created(again.card) == but_for_created(run.card)
+    assert sum(server.asked.values()) == before
+
+
+def test_a_persons_review_names_its_latents_and_an_edited_one_is_read_again(
+    base_model: Path, tuned_model: Path, options: dict[str, Any], server: MockServer, tmp_path: Path
+) -> None:
+    run = diff(str(base_model), str(tuned_model), out=tmp_path / "one", **options)
+    table = run.latents[(run.latents["dictionary"] == "crosscoder") & run.latents["label"].notna()]
+    chosen = int(table["latent"].iloc[0])
+    path = tmp_path / "review.csv"
+    options = {key: value for key, value in options.items() if key != "annotator_model"} | {
+        "annotator": f"human:{path}"
+    }
+    path.write_text(f"latent,label,category\n{chosen},by hand,A.2\n")
+    own = diff(str(base_model), str(tuned_model), out=tmp_path / "two", **options)
+
+    def label(of: Any) -> set[str]:
+        return set(of.latents.loc[of.latents["latent"] == chosen, "label"])
+
+    assert label(own) == {"by hand"}
+    assert str(tmp_path) not in (own.out / "card.json").read_text()
+    path.write_text(f"latent,label,category\n{chosen},by another hand,A.2\n")
+    assert label(diff(str(base_model), str(tuned_model), out=tmp_path / "two", **options)) == {"by another hand"}
+    path.write_text("latent,label,category\n999999,nobody,A.2\n")
+    with pytest.raises(UsageError, match="no latent 999999"):
+        diff(str(base_model), str(tuned_model), out=tmp_path / "two", **options)
+
+
+def test_a_limit_for_a_model_without_a_price_is_refused_before_anything_is_done(
+    base_model: Path, tuned_model: Path, options: dict[str, Any], server: MockServer, tmp_path: Path
+) -> None:
+    options |= {"annotator_model": "my-own-model", "max_cost": 5.0, "cache": tmp_path / "cache"}
+    with pytest.raises(UsageError, match="needs a known price"):
+        diff(str(base_model), str(tuned_model), out=tmp_path / "run", **options)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_no_key_is_said_before_anything_is_done(
