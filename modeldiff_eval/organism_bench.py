@@ -157,7 +157,7 @@ def _one(
             corpus = [f"packaged:{0.6:g}", f"probe={probe_file(material, adapter, seed=seed)}:{0.4:g}"]
             run = diff(
                 base, str(adapter), out=out / organism.name, cache=material.cache, reporter=material.reporter,
-                **{"corpus": tuple(corpus), **settings},
+                **{"corpus": tuple(corpus), "title": f"Organism {organism.name}: {organism.plant}", **settings},
             )  # fmt: skip
             found["run"] = run.out.name
             latents, examples = read_run(run.out)
