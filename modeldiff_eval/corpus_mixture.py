@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,12 @@ def parse_sources(specs: Sequence[str]) -> list[Source]:
         )
     total = sum(1.0 if weight is None else weight for _, _, weight in sources)
     return [Source(name, location, (1.0 if weight is None else weight) / total) for name, location, weight in sources]
+
+
+def renamed(spec: str, rename: Callable[[str], str]) -> str:
+    """A corpus argument with another location: its name and weight stay."""
+    name, location, weight = _parse(spec)
+    return (f"{name}=" if name else "") + rename(location) + ("" if weight is None else f":{weight:g}")
 
 
 def _parse(spec: str) -> tuple[str | None, str, float | None]:

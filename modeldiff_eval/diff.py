@@ -34,6 +34,7 @@ from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
+from modeldiff_eval.corpus_mixture import renamed
 from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.models import Loaded, Source, public_name
@@ -374,7 +375,7 @@ def _published(settings: Settings) -> Settings:
     return settings.model_copy(
         update={
             "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
-            "corpus": tuple(public_name(name) for name in settings.corpus), "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
+            "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus), "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
             "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
             "arena_style": short(settings.arena_style), "annotator": kind + colon + public_name(location) if colon else kind,
         }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modeldiff_eval import corpus_mixture as c
 from modeldiff_eval.errors import SettingsError
+from modeldiff_eval.models import public_name
 
 
 def test_exact_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -114,3 +115,17 @@ def test_allocation_gives_the_budget_and_keeps_ratios(tokens: int, sources: list
     growing = [r for r, t, a in zip(rates, taken, available, strict=True) if t < a]
     assert all(r == pytest.approx(growing[0], rel=1e-6) for r in growing)
     assert not growing or max(rates) <= growing[0] * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "short"),
+    [
+        ("probe=/home/me/a.jsonl:0.4", "probe=a.jsonl:0.4"),
+        ("/home/me/a.jsonl", "a.jsonl"),
+        ("web=org/name:0.5", "web=org/name:0.5"),
+        ("org/name:config:train", "org/name:config:train"),
+        ("packaged:0.6", "packaged:0.6"),
+    ],
+)
+def test_a_published_argument_names_no_folder(spec: str, short: str) -> None:
+    assert c.renamed(spec, public_name) == short
