@@ -375,7 +375,8 @@ def _published(settings: Settings) -> Settings:
     return settings.model_copy(
         update={
             "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
-            "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus), "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
+            "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus),
+            "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
             "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
             "arena_style": short(settings.arena_style), "annotator": kind + colon + public_name(location) if colon else kind,
         }
