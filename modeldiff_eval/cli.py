@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from modeldiff_eval._version import __version__
+from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.errors import ModelDiffError, SettingsError, UsageError, did_you_mean
 from modeldiff_eval.selftest_cli import selftest
@@ -46,6 +47,7 @@ cache_app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
+app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
 app.command()(selftest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import importlib
 import json
@@ -13,7 +14,7 @@ import pytest
 from mock_messages import MockServer
 from tiny_run import STEPS, ByHash, but_for_created, notes
 
-from modeldiff_eval import analysis, annotate, diff
+from modeldiff_eval import analysis, annotate, cli, diff
 from modeldiff_eval.errors import AnnotationError, UsageError
 
 MODEL = "claude-haiku-4-5"
@@ -153,6 +154,42 @@ def test_a_persons_review_names_its_latents_and_an_edited_one_is_read_again(
     path.write_text("latent,label,category\n999999,nobody,A.2\n")
     with pytest.raises(UsageError, match="no latent 999999"):
         diff(str(base_model), str(tuned_model), out=tmp_path / "two", **options)
+
+
+def test_a_run_written_out_for_review_comes_back_whole(
+    base_model: Path, tuned_model: Path, options: dict[str, Any], server: MockServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    run = diff(str(base_model), str(tuned_model), out=tmp_path / "one", **options)
+    path = tmp_path / "review.csv"
+
+    def command(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["annotations", *words])
+        assert ended.value.code in (0, None)
+        return capsys.readouterr().out
+
+    command("review", str(run.out), "--out", str(path))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["machine_label"] for row in rows} == {"short words"}
+    for row in rows:
+        row["label"], row["category"] = "read by hand", "B.7"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    options = {key: value for key, value in options.items() if key != "annotator_model"} | {
+        "annotator": f"human:{path}"
+    }
+    own = diff(str(base_model), str(tuned_model), out=tmp_path / "two", **options)
+    reviewed = {int(row["latent"]) for row in rows}
+    table = own.latents[own.latents["dictionary"] == "difference"]
+    assert set(table.loc[table["latent"].isin(reviewed), "label"]) == {"read by hand"}
+    said = command("agreement", str(run.out / "annotations.jsonl"), str(own.out / "annotations.jsonl"), "--json")
+    by_class, by_category = json.loads(said)
+    assert by_class["level"] == "classes"
+    assert by_class["latents"] == by_category["latents"] > len(reviewed)
+    assert by_category["value"]["value"] < 1
 
 
 def test_a_limit_for_a_model_without_a_price_is_refused_before_anything_is_done(
