@@ -37,8 +37,8 @@ PROBED: tuple[PromptKind, ...] = ("cooking", "sums")
 PROBES = 64
 """Questions of each probed kind that both models answer for the corpus, those first that no adapter was trained on.
 
-A quarter of them are held out from the dictionary's training, and the exchange control needs about a dozen prompts before it can tell
-a latent from noise: with 24, hardly a latent of a plant that shows in these alone could pass.
+A quarter of them are held out from the dictionary's training, and the exchange control needs seven to nine prompts before it can
+tell a latent from noise: of 24 questions six are held out.
 """
 DIFF_SETTINGS: dict[str, Any] = {
     "preset": "quick", "tokens": 60_000, "rollouts": 128, "latents": 2048, "k": 32, "steps": 300, "top_examples": 20,
