@@ -121,9 +121,10 @@ class ModelAnnotator:
         work = [(subject, attempt) for subject in subjects for attempt in subject.attempts]
         self._step("description", work, self._ask_description, self._read_description, ask=ask)
         self._step("category", work, self._ask_category, self._read_category, ask=ask)
-        self._categories |= {
-            annotation_key(self, item): subject.categories for item, subject in zip(evidence, subjects, strict=True)
-        }
+        if self.repeats > 1 or not ask:
+            self._categories |= {
+                annotation_key(self, item): subject.categories for item, subject in zip(evidence, subjects, strict=True)
+            }
         return subjects
 
     def _step(self, name: str, work: Sequence[Work], question_of: Ask, read: Read, *, ask: bool) -> None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Quoted:
     role: str | None
 
 
+@functools.lru_cache(maxsize=1 << 15)  # Tokens come again and again.
 def clean_text(text: str) -> str:
     """Without control and format characters; line ends become ``\\n``; the marks of this module are spelled out."""
     text = _BREAKS.sub("\n", text)
@@ -79,6 +81,7 @@ def count_tokens(text: str) -> int:
     return sum(_cost(piece) for piece in _PIECE.findall(text))
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def _cost(piece: str) -> int:
     if piece.isascii():
         if piece.isalpha():
@@ -125,25 +128,31 @@ def _around(costs: Sequence[int], peak: int, limit: int) -> tuple[int, int, int]
     return low, high, min(used, limit)
 
 
+@functools.lru_cache(maxsize=1 << 15)
+def _cut(text: str) -> tuple[str, ...]:
+    """A text, cleaned, in small pieces."""
+    return tuple(_PIECE.findall(clean_text(text)))
+
+
 def _pieces(excerpt: Excerpt) -> tuple[list[tuple[str, bool]], int]:
     """The passage in small pieces, each active or not, and the place of the strongest."""
     tokens, strengths = excerpt.tokens, excerpt.activations
     if not tokens or len(tokens) != len(strengths):
-        return [(piece, False) for piece in _PIECE.findall(clean_text(excerpt.passage))] or [("", False)], 0
+        return [(piece, False) for piece in _cut(excerpt.passage)] or [("", False)], 0
     spans = _spans(excerpt.text, tokens)
     parts = [excerpt.text[a:b] for a, b in spans] if spans else list(tokens)
     before, found, after = excerpt.passage.partition(excerpt.text) if excerpt.text else ("", "", "")
     if not found:  # the passage does not hold the excerpt
         before = after = ""
     strongest = max(strengths)
-    pieces = [(piece, False) for piece in _PIECE.findall(clean_text(before))]
-    peak = 0
+    pieces = [(piece, False) for piece in _cut(before)]
+    peak, top = 0, strengths.index(strongest)
     for k, (part, strength) in enumerate(zip(parts, strengths, strict=True)):
-        if k == strengths.index(strongest):
+        if k == top:
             peak = len(pieces)
         active = strength > 0 and strength >= MARK_SHARE * strongest
-        pieces += [(piece, active) for piece in _PIECE.findall(clean_text(part))]
-    pieces += [(piece, False) for piece in _PIECE.findall(clean_text(after))]
+        pieces += [(piece, active) for piece in _cut(part)]
+    pieces += [(piece, False) for piece in _cut(after)]
     return pieces or [("", False)], min(peak, max(len(pieces) - 1, 0))
 
 

@@ -9,6 +9,7 @@ only the fence and the system prompt stand between it and the label, and a wrong
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip(".'-") for word in _WORD.findall(fold(text)))
 
 
-def find_orders(text: str) -> list[Order]:
+@functools.lru_cache(maxsize=1 << 13)  # Latents share their documents.
+def find_orders(text: str) -> tuple[Order, ...]:
     """Every order about a label, category or description in a text; spans may overlap.
 
     The search is linear in all but made-up text, and gives up after a second; what it found by then counts.
@@ -77,7 +79,7 @@ def find_orders(text: str) -> list[Order]:
         found += [Order(words(match["payload"])[:10], False) for match in _FIELD.finditer(folded, timeout=_TIMEOUT)]
     except TimeoutError:
         pass
-    return [order for order in dict.fromkeys(found) if order.payload]
+    return tuple(order for order in dict.fromkeys(found) if order.payload)
 
 
 def has_direct(orders: Iterable[Order]) -> bool:
