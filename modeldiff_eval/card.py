@@ -492,7 +492,8 @@ def _caveats(
         out.append(
             f"Activation change: both models encoded alone on the same held-out tokens{_COUNTED[settings.shift_estimator]}; interval over documents "
             "and over the class's latents, p over documents adjusted by step-down max-T over the classes, "
-            "and a verdict only where the interval excludes 0 and the change exceeds what the base in another precision shows. "
+            "and a verdict only where the interval excludes 0 and the change exceeds what the base in another precision shows, "
+            "and 0.25 %, more than random noise of 1 % of the energy does. "
             "One dictionary and one set of names: another training can move a class. "
             "Classes hold every live latent that was named; a change "
             "says that these latents fire more or less, not that the model got better or worse."
