@@ -198,12 +198,30 @@ def _block_edges(sequences: NDArray[np.int64], block_tokens: int) -> list[tuple[
     return edges
 
 
+def padded_batches(
+    corpus: TokenCorpus, sequences: NDArray[np.int64], *, batch_tokens: int, pad: int
+) -> Iterator[tuple[NDArray[np.int64], Int[Tensor, "batch longest"]]]:
+    """Sequences of about equal length with their ids, longest first.
+
+    With padding on the right and causal attention no token sees the padding: no mask is needed.
+    """
+    lengths = sequences[:, 1] - sequences[:, 0]
+    order = np.argsort(-lengths, kind="stable")
+    at = 0
+    while at < len(order):
+        longest = int(lengths[order[at]])
+        batch = sequences[order[at : at + max(1, batch_tokens // longest)]]
+        at += len(batch)
+        ids = torch.full((len(batch), longest), pad, dtype=torch.long)
+        for row, (start, stop, _) in enumerate(batch):
+            ids[row, : stop - start] = torch.from_numpy(corpus.ids[start:stop].astype(np.int64))
+        yield batch, ids
+
+
 def forward_rows(
     loaded: Loaded, corpus: TokenCorpus, sequences: NDArray[np.int64], *, layer: int, batch_tokens: int
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
     """Yield batches of sequences with the output rows of block ``layer`` for their tokens, longest first."""
-    lengths = sequences[:, 1] - sequences[:, 0]
-    order = np.argsort(-lengths, kind="stable")
     pad = loaded.tokenizer.pad_token_id or 0
     caught: list[Tensor] = []
 
@@ -214,16 +232,8 @@ def forward_rows(
     handle = blocks(loaded.model)[layer].register_forward_hook(catch)
     inner = loaded.model.get_decoder() if hasattr(loaded.model, "get_decoder") else loaded.model
     try:
-        at = 0
-        while at < len(order):
-            longest = int(lengths[order[at]])
-            batch = sequences[order[at : at + max(1, batch_tokens // longest)]]
-            at += len(batch)
-            ids = torch.full((len(batch), longest), pad, dtype=torch.long)
-            for row, (start, stop, _) in enumerate(batch):
-                ids[row, : stop - start] = torch.from_numpy(corpus.ids[start:stop].astype(np.int64))
+        for batch, ids in padded_batches(corpus, sequences, batch_tokens=batch_tokens, pad=pad):
             caught.clear()
-            # With padding on the right and causal attention no token sees the padding: no mask is needed.
             with torch.inference_mode(), contextlib.suppress(_StopForward):
                 inner(input_ids=ids.to(loaded.device), use_cache=False)
             hidden = caught[0].to("cpu", loaded.dtype)

@@ -7,19 +7,15 @@ asks only for what is missing or has changed.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from modeldiff_eval.annotation import Annotation, Annotator, Evidence, Excerpt, annotation_key, context_span
-from modeldiff_eval.ask import appending
-from modeldiff_eval.errors import AnnotationError, OutputError, UsageError, did_you_mean
+from modeldiff_eval.ask import appending, read_lines
+from modeldiff_eval.errors import AnnotationError, UsageError, did_you_mean
 from modeldiff_eval.taxonomy import Taxonomy
 
 ANNOTATORS = ("offline", "claude", "local:MODEL", "human:FILE")
@@ -101,18 +97,7 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
     Raises:
         OutputError: the file is there and cannot be read.
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    found: dict[str, Annotation] = {}
-    for line in raw.split(b"\n"):
-        with contextlib.suppress(ValidationError):
-            annotation = Annotation.model_validate_json(line)
-            found[annotation.key] = annotation
-    return found
+    return {annotation.key: annotation for annotation in read_lines(path, Annotation)}
 
 
 def get_annotator(name: str, taxonomy: Taxonomy, **options: Any) -> Annotator:
@@ -191,12 +176,14 @@ def _claude(options: dict[str, Any]) -> Callable[..., Any]:
     Batches are written down in ``batches.jsonl`` beside the replies.
     """
     if not options.pop("batch", False):
-        found: Callable[..., Any] = importlib.import_module("modeldiff_eval.claude").ClaudeReplier
-        return found
+        from modeldiff_eval.claude import ClaudeReplier
+
+        return ClaudeReplier
     if (replies := options.get("path")) is None:
         raise UsageError("Batches of Claude need a folder to be written down in; give path, the file of the replies.")
-    maker = importlib.import_module("modeldiff_eval.claude_batch").ClaudeBatchReplier
-    return functools.partial(maker, path=Path(replies).with_name("batches.jsonl"))
+    from modeldiff_eval.claude_batch import ClaudeBatchReplier
+
+    return functools.partial(ClaudeBatchReplier, path=Path(replies).with_name("batches.jsonl"))
 
 
 def _asking(name: str, taxonomy: Taxonomy, make: Callable[..., Any], options: dict[str, Any]) -> Annotator:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict, ValidationError
 
@@ -25,6 +25,7 @@ from modeldiff_eval.records import Record
 from modeldiff_eval.store import fingerprint
 
 Progress = Callable[[int, int], None]
+R = TypeVar("R", bound=Record)
 
 
 class Question(Record):
@@ -138,7 +139,12 @@ def _generator(replier: Replier, questions: Sequence[Question]) -> Any:
 
 
 def read_replies(path: Path) -> dict[str, Reply]:
-    """All whole replies of a file by key; the last line of a key counts. Broken lines are skipped.
+    """All whole replies of a file by key, as :func:`read_lines` reads them."""
+    return {reply.question: reply for reply in read_lines(path, Reply)}
+
+
+def read_lines(path: Path, kind: type[R]) -> list[R]:
+    """Every whole record of a file of JSON lines, in order; broken lines are skipped, and a file that is not there has none.
 
     Raises:
         OutputError: the file is there and cannot be read.
@@ -146,14 +152,13 @@ def read_replies(path: Path) -> dict[str, Reply]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return []
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    found: dict[str, Reply] = {}
+    found = []
     for line in raw.split(b"\n"):
         with contextlib.suppress(ValidationError):
-            reply = Reply.model_validate_json(line)
-            found[reply.question] = reply
+            found.append(kind.model_validate_json(line))
     return found
 
 

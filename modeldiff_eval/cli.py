@@ -298,11 +298,21 @@ def _annotator_cost(settings: Any) -> str:
     from modeldiff_eval.claude_prices import estimate
 
     model, latents = settings.annotator_model or DEFAULT_MODEL, 100
-    # Two questions to name a latent and one to try its description; sizes of the demo's.
-    made = estimate(3 * latents * settings.repeats, 1200, 1200, 250, model, batch=settings.batches)
-    price = "at an unknown price" if made.most is None else f"about {made.most:.2f} US$ for every {latents} latents"
+    repeated = latents * settings.repeats
+    # Shared part, text and longest answer of describing, categorising and trying a description: tokens as quoting.count_tokens
+    # counts them in the demo's questions; the last two texts by passages of that size.
+    parts = [
+        estimate(n, system, text, answer, model, batch=settings.batches)
+        for n, system, text, answer in (
+            (repeated, 780, 1100, 800),
+            (repeated, 2310, 90, 400),
+            (latents, 400, 1400, 256),
+        )
+    ]
+    made, costs = parts[0], [part.most for part in parts if part.most is not None]
+    price = f"at most {sum(costs):.2f} US$ for every {latents} latents" if costs else "at an unknown price"
     limit = "" if settings.max_cost is None else f", at most {settings.max_cost:g} US$"
-    return f"claude ({model}), {price}{limit}; latents that claims rest on, often 50 to 300. {made.note}"
+    return f"claude ({model}), {price}{limit}; only latents that claims rest on (140 in the demo). {made.note}"
 
 
 def _costs(settings: Any) -> None:

@@ -17,6 +17,7 @@ from modeldiff_eval.render_markdown import render_markdown
 from modeldiff_eval.render_pdf import INSTALL_LINE, log, pdf_available, render_pdf
 from modeldiff_eval.render_terminal import print_terminal
 from modeldiff_eval.render_text import visible
+from modeldiff_eval.spreadsheet import escape_cell
 from modeldiff_eval.store import write_text
 
 __all__ = [
@@ -131,5 +132,4 @@ def _cells(row: ClassRow) -> list[object]:
 
 def _text_cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula."""
-    shown = visible(text)
-    return "'" + shown if shown.startswith(("=", "+", "-", "@")) else shown
+    return escape_cell(visible(text))

@@ -8,16 +8,15 @@ many latents fit nowhere and how much of the grouping comes again from other lat
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
 from modeldiff_eval.annotate_words import safe
 from modeldiff_eval.ask import Replier
-from modeldiff_eval.errors import AnnotationError, UsageError, did_you_mean
+from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.taxonomy_cluster import (
@@ -62,7 +61,7 @@ def replier_of(name: str, **options: Any) -> Replier | None:
 
     Raises:
         UsageError: unknown name, or options that do not belong to it.
-        AnnotationError: this installation lacks the annotator, or it cannot run (no key).
+        AnnotationError: no key for Claude. ModelError: the local model cannot be loaded.
     """
     kind, _, model = name.partition(":")
     given = {key: value for key, value in options.items() if value is not None}
@@ -72,21 +71,15 @@ def replier_of(name: str, **options: Any) -> Replier | None:
     if name == "offline":
         return None
     if name == "claude":
-        return cast(Replier, _class("claude", "ClaudeReplier", name)(**given))
+        from modeldiff_eval.claude import ClaudeReplier
+
+        return ClaudeReplier(**given)
     if kind == "local" and model:
-        return cast(Replier, _class("local_chat", "LocalReplier", name)(model))
+        from modeldiff_eval.local_chat import LocalReplier
+
+        return LocalReplier(model)
     known = ("offline", "claude", "local:MODEL")
     raise UsageError(f"Unknown annotator {name!r}.{did_you_mean(name, known)} Use one of {', '.join(known)}.")
-
-
-def _class(module: str, attribute: str, name: str) -> Any:
-    """A replier's class, imported when it is asked for."""
-    try:
-        return getattr(importlib.import_module(f"modeldiff_eval.{module}"), attribute)
-    except (ImportError, AttributeError) as error:
-        raise AnnotationError(
-            f"The annotator {name!r} is not part of this installation ({error}). Use --annotator offline."
-        ) from error
 
 
 def induce(

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from modeldiff_eval.activations import padded_batches
 from modeldiff_eval.errors import ActivationsError
 from modeldiff_eval.store import fingerprint, once
 from modeldiff_eval.token_kinds import TokenKind
@@ -91,17 +92,8 @@ def _fill(
     out: NDArray[np.float32], first: Loaded, second: Loaded, corpus: TokenCorpus, sequences: NDArray[np.int64]
 ) -> None:
     """Write the divergences of some sequences, in batches of about equal length."""
-    lengths = sequences[:, 1] - sequences[:, 0]
-    order = np.argsort(-lengths, kind="stable")
-    pad, at = first.tokenizer.pad_token_id or 0, 0
-    while at < len(order):
-        longest = int(lengths[order[at]])
-        batch = sequences[order[at : at + max(1, _PADDED // longest)]]
-        at += len(batch)
-        ids = torch.full((len(batch), longest), pad, dtype=torch.long)
-        for row, (start, stop, _) in enumerate(batch):
-            ids[row, : stop - start] = torch.from_numpy(corpus.ids[start:stop].astype(np.int64))
-        # With padding on the right and causal attention no token sees the padding: no mask is needed.
+    pad = first.tokenizer.pad_token_id or 0
+    for batch, ids in padded_batches(corpus, sequences, batch_tokens=_PADDED, pad=pad):
         with torch.inference_mode():
             both = [m.model(input_ids=ids.to(m.device), use_cache=False).logits for m in (first, second)]
             words = min(logits.shape[-1] for logits in both)  # A padded vocabulary says nothing.

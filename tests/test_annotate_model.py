@@ -221,7 +221,6 @@ def test_when_the_money_is_spent_the_rest_fails_by_name(tmp_path: Path, kept: bo
     annotator = ModelAnnotator(TAXONOMY, Scripted(plainly, stops_after=5), path=path, chunk=2)
     annotations = list(annotator.annotate([latent(i) for i in range(4)]))
     assert [a.failure is None for a in annotations] == [True, True, False, False]
-    assert annotations[3].failure == "category: not asked. The money is spent." or annotations[2].failure
     assert {a.failure for a in annotations[2:]} <= {
         "description: not asked. The money is spent.", "category: not asked. The money is spent.",
     }  # fmt: skip

@@ -173,7 +173,6 @@ def test_repeats_enter_intervals_and_kappa_and_no_half_is_asked_of_a_paid_annota
     assert (quality.detection.value, quality.weak) == (0.5, quality.scored)
     assert [(k.of, k.statistic, k.raters) for k in quality.kappas] == [("3 repeats", "Fleiss", 3)] * 2
     assert not any("named once" in line for line in card.caveats)
-    assert all(row.base.count == 0 for row in quality.without_weak or ()) or quality.scored < quality.asked
     wider = 0
     for before, after in zip(run[0].card.classes, card.classes, strict=True):
         if before.diff.low is not None and after.diff.low is not None:

@@ -410,21 +410,21 @@ def test_texts_without_any_groups_end_in_an_error_or_say_so() -> None:
 
 
 def test_repliers_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    import types
-
     assert replier_of("offline") is None
     made: list[Any] = []
 
-    def fake(module: str) -> Any:
-        if module == "modeldiff_eval.claude":
-            return types.SimpleNamespace(ClaudeReplier=lambda **options: made.append(options) or Scripted(by_topic))
-        raise ImportError("there is none")
+    def client(**options: Any) -> Scripted:
+        made.append(options)
+        return Scripted(by_topic)
 
-    monkeypatch.setattr(taxonomy_induce.importlib, "import_module", fake)
+    monkeypatch.setattr("modeldiff_eval.claude.ClaudeReplier", client)
     assert isinstance(replier_of("claude", model="m", max_cost=None), Scripted)
     assert made == [{"model": "m"}]
-    with pytest.raises(AnnotationError, match="not part of this installation"):
-        replier_of("local:embedded")
+    monkeypatch.setattr(
+        "modeldiff_eval.local_chat.LocalReplier", lambda model: made.append(model) or Scripted(by_topic)
+    )
+    assert isinstance(replier_of("local:embedded"), Scripted)
+    assert made[-1] == "embedded"
     for name in ("cluade", "local:", "human:x.csv", ""):
         with pytest.raises(UsageError, match="Unknown annotator"):
             replier_of(name)
