@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler, Middleware
 from markupsafe import Markup
 
 from modeldiff_eval.errors import ModelDiffError, UsageError
-from modeldiff_eval.explorer_data import KINDS, NONE, ORDERS, Explored, Query
+from modeldiff_eval.explorer_data import NONE, Explored, Query
 from modeldiff_eval.explorer_guard import form_key, guard
 from modeldiff_eval.explorer_remake import Remake
 from modeldiff_eval.explorer_review import FIELDS, Corrections
@@ -121,7 +121,7 @@ class Explorer:
     def _page(self, template: str, *, status: int = 200, **shown: Any) -> web.Response:
         text = environment().get_template(template).render(
             css=Markup(resource("templates/explorer.css").read_text("utf-8").replace("</", "<\\/")),
-            card=self.data.card, run=self.run.name, kinds=KINDS, orders=ORDERS, none=NONE, taxonomy=self.taxonomy,
+            card=self.data.card, run=self.run.name, nowhere=NONE, nu_name=Markup("ν<sup>ε</sup>"), taxonomy=self.taxonomy,
             names={c.code: c.name for c in self.taxonomy.categories},
             corrections=len(self.corrections), key=form_key(self.token), review=REVIEW, **shown,
         )  # fmt: skip

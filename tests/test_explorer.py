@@ -129,6 +129,7 @@ def test_a_correction_is_what_the_human_annotator_reads(run: Path) -> None:
 
     text = visit(Explorer(run), talk)
     assert 'value="=greetings"' in text
+    assert re.findall(r'<option value="([^"]*)" selected', text) == ["B.7"]
     assert "(1 corrected)" in text
     evidence, _ = reviewable(run, everything=True)
     annotator = HumanAnnotator(TAXONOMY, run / "review.csv")
@@ -269,6 +270,8 @@ def test_text_of_a_run_stays_text(tmp_path: Path) -> None:
 
 def test_errors_are_pages(run: Path) -> None:
     async def talk(client: TestClient[Any, Any]) -> None:
+        assert "selected" not in await text_of(client, "/latent/0")
+        assert '<option value="none" selected' in await text_of(client, "/?group=none")
         assert "There is no row 99" in await text_of(client, "/latent/99", 400)
         assert "Not Found" in await text_of(client, "/none", 404)
         assert "page:" in await text_of(client, "/?page=x", 400)
