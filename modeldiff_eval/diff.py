@@ -29,6 +29,7 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
+from modeldiff_eval.agreement import map_for
 from modeldiff_eval.annotate import require_annotator
 from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.card import Outside, build_card
@@ -94,6 +95,7 @@ def diff(
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
+    map_for(settings.agreement, taxonomy)
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
@@ -378,7 +380,8 @@ def _published(settings: Settings) -> Settings:
             "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus),
             "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
             "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
-            "arena_style": short(settings.arena_style), "annotator": kind + colon + public_name(location) if colon else kind,
+            "arena_style": short(settings.arena_style), "agreement": short(settings.agreement),
+            "annotator": kind + colon + public_name(location) if colon else kind,
         }
     )  # fmt: skip
 
@@ -427,7 +430,13 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
     """What everything after the crosscoders depends on."""
     settings = work.settings
     kind, _, reviewed = settings.annotator.partition(":")
-    files = [settings.taxonomy, settings.arena, settings.arena_style, reviewed if kind == "human" else None]
+    files = [
+        settings.taxonomy,
+        settings.arena,
+        settings.arena_style,
+        settings.agreement,
+        reviewed if kind == "human" else None,
+    ]
     outside = [file_hash(Path(name).expanduser()) for name in files if name]
     if settings.benchmarks:
         results = sorted(Path(settings.benchmarks).rglob("*.json*"))

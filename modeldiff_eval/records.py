@@ -272,6 +272,18 @@ class AgreementRow(Record):
     latent_verdict: Verdict
     outside_verdict: Verdict
     agrees: bool | None
+    reversed: bool = False
+    """A higher score of the outside measure means less of the class; ``outside_verdict`` is turned round already."""
+
+
+class RankCorrelation(Record):
+    """Spearman's ρ between class shifts and outside deltas over ``n`` pairs; null, with ``note``, where it cannot be given."""
+
+    of: Literal["arena", "benchmarks"]
+    n: int
+    classes: int
+    value: Estimate
+    note: str | None = None
 
 
 class Example(Record):
@@ -566,6 +578,7 @@ class Card(Record):
     activation_by: list[ActivationSplit] | None = None
     benchmarks: list[BenchmarkRow] = []
     agreement: list[AgreementRow] = []
+    rank_correlations: list[RankCorrelation] = []
     causal: CausalPanel | None = None
     probing: ProbingPanel | None = None
     lens: LensPanel | None = None
