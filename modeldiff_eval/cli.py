@@ -24,7 +24,7 @@ from modeldiff_eval.taxonomy_cli import taxonomy_app
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from modeldiff_eval.diff import Run
+    from modeldiff_eval.run import Run
 
 MAIN_HELP = """What a fine-tune changed inside a language model, class by class, with intervals.
 

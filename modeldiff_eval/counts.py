@@ -40,7 +40,7 @@ DRAWS = 10_000
 
 
 def card_from_counts(
-    path: Path,
+    path: Path | str,
     *,
     draws: int = DRAWS,
     seed: int = 0,

@@ -17,7 +17,6 @@ import json
 import resource as usage
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
 from modeldiff_eval.render import pdf_available, render
+from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
@@ -51,16 +51,6 @@ from modeldiff_eval.weighting import caveat
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished comparison. ``latents``: one row for each (side, latent); ``paths``: what was written."""
-
-    card: Card
-    latents: pd.DataFrame
-    out: Path
-    paths: dict[str, Path | None]
 
 
 def diff(
@@ -79,7 +69,9 @@ def diff(
     """Compare two models, directly or through an anchor that both come from.
 
     Args:
-        base, tuned, anchor: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
+        base: the model before tuning: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
+        tuned: the model after tuning.
+        anchor: a model that both come from, for the anchored design.
         out: the run's folder.
         settings: everything at once; otherwise ``options`` are settings by name (``layer=14, tokens=100_000``).
         tuned_loaded: (model, tokenizer) of tuned where they are in memory already.

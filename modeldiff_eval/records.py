@@ -6,6 +6,7 @@ explained by a caveat, never 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -594,3 +595,15 @@ class Card(Record):
         import json
 
         return json.dumps(self.model_dump(by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None (the plain record) until :mod:`modeldiff_eval.run` has been imported."""
+        return _shown[0](self) if _shown else None
+
+
+_shown: list[Callable[[Card], str]] = []
+
+
+def show_cards(html: Callable[[Card], str]) -> None:
+    """Set how notebooks show cards: records know nothing of pages."""
+    _shown[:] = [html]
