@@ -124,7 +124,8 @@ def _rate(
     except EvidenceError as error:
         return str(error)
     if fit.style_failure:
-        caveats.append(f"Arena {category} has no fit with style control. {fit.style_failure}")
+        which = "no fit with style control" if fit.shrunken is None else "no unpenalised fit with style control"
+        caveats.append(f"Arena {category} has {which}. {fit.style_failure}")
     return _Rated(category, battles, base, tuned, fit)
 
 
@@ -151,9 +152,10 @@ def _row(rated: _Rated, judgement: Verdict) -> ArenaRow:
 
 
 def _coefficients(names: tuple[str, ...], fit: PairFit) -> list[StyleCoefficient]:
-    if fit.shrunken is None or fit.unpenalised is None:
+    if fit.shrunken is None:
         return []
-    both = zip(names, fit.shrunken.coefficients, fit.unpenalised.coefficients, strict=True)
+    free = fit.unpenalised.coefficients if fit.unpenalised else [None] * len(names)
+    both = zip(names, fit.shrunken.coefficients, free, strict=True)
     return [StyleCoefficient(feature=name, shrunken=a, unpenalised=b) for name, a, b in both]
 
 

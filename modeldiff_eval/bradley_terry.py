@@ -26,6 +26,12 @@ ELO = 400 / math.log(10)
 ORIGIN = 1000.0
 """The mean rating of the fitted models."""
 _STEPS = 100
+_FLAT = 1e-10
+"""Curvature, against the largest, in a direction that the battles say nothing about."""
+_NO_MAXIMUM = (
+    "The battles have no single most likely ratings: some model, or the style of the answers, tells all winners from all "
+    "losers, or two features of style always move together. More battles would help."
+)
 _FAR = 500.0
 """Log-odds beyond which σ is 0 or 1 in double precision anyway."""
 
@@ -162,12 +168,15 @@ class Likelihood:
                 none.
 
         Raises:
-            EvidenceError: no finite maximum, because style tells all winners from all losers.
+            EvidenceError: no single finite maximum, because style tells all winners from all losers, or repeats itself.
         """
         start = np.zeros((self.n_models + self.n_features, 1))
         points, weight = self.rows.points[:, None], self.rows.weight[:, None]
         found = self.solve(points, weight, shrink=shrink, start=start, tolerance=1e-10)
         _, hessian = self._derivatives(points, weight, found, shrink)
+        sizes = np.linalg.eigvalsh(hessian[0])  # the smallest is 0: all θ alike
+        if sizes[1] < _FLAT * sizes[-1]:
+            raise EvidenceError(_NO_MAXIMUM)
         return Fit(found[: self.n_models, 0], found[self.n_models :, 0], hessian[0])
 
     def solve(
@@ -207,10 +216,7 @@ class Likelihood:
             values += step * np.where(reach < 1, 1.0, np.log1p(reach) / np.maximum(reach, 1e-12))
             if float(reach.max()) < tolerance:
                 return values
-        raise EvidenceError(
-            "The battles have no most likely ratings: some model, or the style of the answers, tells all winners from "
-            "all losers. Use more battles, or leave such models out."
-        )
+        raise EvidenceError(_NO_MAXIMUM)
 
     def _derivatives(
         self, points: FloatArray, weight: FloatArray, values: FloatArray, shrink: float

@@ -51,7 +51,7 @@ class PairFit(NamedTuple):
     shrunken: StyleFit | None
     unpenalised: StyleFit | None
     style_failure: str | None
-    """Why there is no fit with style, where covariates were given."""
+    """Why style has no (unpenalised) fit, where covariates were given."""
 
 
 def rate_pair(
@@ -84,12 +84,14 @@ def rate_pair(
     failure = None
     if rows.style.shape[1]:
         styled = Likelihood(rows)
-        try:
-            fits += [styled.fit(shrink=LMARENA_SHRINK), styled.fit()]
-            likelihoods += [styled, styled]
-            shrinks += [LMARENA_SHRINK, 0.0]
-        except EvidenceError as error:
-            failure, fits = str(error), fits[:1]
+        for shrink in (LMARENA_SHRINK, 0.0):
+            try:
+                fits.append(styled.fit(shrink=shrink))
+            except EvidenceError as error:
+                failure = str(error)
+                break
+            likelihoods.append(styled)
+            shrinks.append(shrink)
     starts = [np.concatenate([f.theta, f.beta])[:, None] for f in fits]
     found: list[list[FloatArray]] = [[] for _ in fits]
     rates: list[FloatArray] = []
@@ -118,15 +120,15 @@ def rate_pair(
     ]
     covariance = sandwich(battles._replace(style=np.zeros((len(battles.first), 0))), fits[0])
     return PairFit(
-        base=float(fits[0].ratings[base]),
-        tuned=float(fits[0].ratings[tuned]),
+        base=round(float(fits[0].ratings[base]), 6),
+        tuned=round(float(fits[0].ratings[tuned]), 6),
         delta=delta,
         sandwich_half_width=Z * ELO * difference_error(covariance, base, tuned),
         win_rate=_expected(delta),
         base_win_rate=base_rate,
         tuned_win_rate=tuned_rate,
         shrunken=styles[0] if styles else None,
-        unpenalised=styles[1] if styles else None,
+        unpenalised=styles[1] if len(styles) > 1 else None,
         style_failure=failure,
     )
 
@@ -138,6 +140,7 @@ def _difference(fitted: Fit, base: int, tuned: int) -> float:
 def _interval(value: float, draws: FloatArray) -> Estimate:
     """95 % percentile interval; it holds the value itself."""
     low, high = np.quantile(draws, _TAIL)
+    value = round(value, 6)
     return estimate(value, min(float(low), value), max(float(high), value))
 
 

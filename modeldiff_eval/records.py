@@ -256,7 +256,7 @@ class StyleCoefficient(Record):
 
     feature: str
     shrunken: Estimate
-    unpenalised: Estimate
+    unpenalised: Estimate | None
 
 
 class Arena(Record):

@@ -108,7 +108,7 @@ def test_strengths_far_apart_are_found_from_a_start_at_zero() -> None:
 
 def test_style_that_tells_all_winners_from_all_losers_has_no_maximum() -> None:
     data = by_hand([0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1])._replace(style=np.array([[1.0], [2.0], [1.0], [0.5]]))
-    with pytest.raises(EvidenceError, match="no most likely ratings"):
+    with pytest.raises(EvidenceError, match="no single most likely ratings"):
         Likelihood(add_up(data)).fit()
     assert np.isfinite(Likelihood(add_up(data)).fit(shrink=1.0).beta).all()
 

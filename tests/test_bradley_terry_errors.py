@@ -87,7 +87,16 @@ def test_the_style_effect_is_paired_with_the_difference() -> None:
     assert fit.shrunken.delta.value is not None
     assert fit.shrunken.effect.value == pytest.approx(fit.shrunken.delta.value - fit.delta.value, abs=1e-6)
     assert width(fit.shrunken.effect) < width(fit.delta)  # paired: both fits see the same prompts
-    assert fit.tuned - fit.base == pytest.approx(fit.delta.value, abs=1e-6)
+    assert fit.tuned - fit.base == pytest.approx(fit.delta.value, abs=2e-6)
+
+
+def test_style_that_is_collinear_has_a_shrunken_fit_only() -> None:
+    data = battles(STRENGTHS, 500, style=np.array([0.4]))
+    fit = rate_pair(data._replace(style=np.repeat(data.style, 2, axis=1)), 0, 1, draws=50, rng=np.random.default_rng(0))
+    assert fit.shrunken is not None
+    assert fit.unpenalised is None
+    assert fit.style_failure is not None
+    assert "no single most likely ratings" in fit.style_failure
 
 
 def test_two_models_only_give_the_win_rate() -> None:
