@@ -9,20 +9,18 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modeldiff_eval.arena_files import parse_json, read_text, suffix
 from modeldiff_eval.errors import EvidenceError
 
 OVERALL = "overall"
 """The category of a table that has none."""
-_BATTLES = {"model_a", "model_b", "winner"}
 _SCORES = ("rating", "arena_score")
 _INTERVALS = ("95_pct_ci", "ci")
 
@@ -46,8 +44,19 @@ def read_table(path: Path) -> tuple[list[Rating], int]:
         EvidenceError: the file is missing, holds battles, or is malformed (with line and field); or the same model has
             two different ratings in one category.
     """
-    text = _text(path)
-    rows = _from_json(text, path) if path.name.removesuffix(".gz").endswith(".json") else _from_csv(text, path)
+    if suffix(path) in (".jsonl", ".parquet"):
+        raise EvidenceError(f"{path.name} is no arena table; tables are CSV or JSON.")
+    text = read_text(path)
+    rows = _from_json(text, path) if suffix(path) == ".json" else _from_csv(text, path)
+    return merged(rows, path.name)
+
+
+def merged(rows: Iterable[tuple[str, Rating]], source: str) -> tuple[list[Rating], int]:
+    """(where, rating) without repetitions, and how many of them there were.
+
+    Raises:
+        EvidenceError: no rows, or one model has two different ratings in one snapshot and category.
+    """
     kept: dict[tuple[Any, ...], Rating] = {}
     dropped = 0
     for where, rating in rows:
@@ -56,32 +65,18 @@ def read_table(path: Path) -> tuple[list[Rating], int]:
             continue
         if known != rating:
             raise EvidenceError(
-                f"{path.name}, {where}: {rating.model} already has another rating in {rating.category}. Remove one row."
+                f"{source}, {where}: {rating.model} already has another rating in {rating.category}. Remove one row, or "
+                "name the files by their dates."
             )
         dropped += 1
     if not kept:
-        raise EvidenceError(f"{path.name} holds no ratings.")
+        raise EvidenceError(f"{source} holds no ratings.")
     return list(kept.values()), dropped
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise EvidenceError(
-            f"The arena table {path} cannot be read: {error}. Pass a CSV or JSON table of LMArena."
-        ) from error
 
 
 def _from_json(text: str, path: Path) -> Iterator[tuple[str, Rating]]:
     """(where, rating) from ``{category: {model: {...}}}``."""
-    try:
-        table = json.loads(text)
-    except ValueError as error:
-        raise EvidenceError(f"{path.name} is not JSON: {error}.") from error
-    if isinstance(table, list) and table and isinstance(table[0], Mapping) and set(table[0]) >= _BATTLES:
-        raise _battles(path)
+    table = parse_json(text, path.name)
     if not isinstance(table, Mapping):
         raise EvidenceError(f"{path.name} must hold {{category: {{model: {{rating, rating_q025, rating_q975}}}}}}.")
     for category, models in table.items():
@@ -103,8 +98,6 @@ def _from_csv(text: str, path: Path) -> Iterator[tuple[str, Rating]]:
     """(where, rating) from a long or a leaderboard CSV."""
     reader = csv.DictReader(io.StringIO(text))
     columns = {name.strip() for name in reader.fieldnames or []}
-    if columns >= _BATTLES:
-        raise _battles(path)
     if "model" not in columns or not columns & set(_SCORES):
         raise EvidenceError(
             f"{path.name}: no columns model and {' or '.join(_SCORES)}; found {', '.join(sorted(columns)) or 'none'}. "
@@ -165,10 +158,3 @@ def _rating(
             "Are rating_q025 and rating_q975 swapped?"
         )
     return Rating(snapshot, style, category, model, rating, low, high)
-
-
-def _battles(path: Path) -> EvidenceError:
-    return EvidenceError(
-        f"{path.name} holds battles (model_a, model_b, winner), which this version does not fit. "
-        "Pass LMArena's rating table instead: category, model, rating, rating_q025, rating_q975."
-    )

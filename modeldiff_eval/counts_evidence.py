@@ -27,7 +27,7 @@ def arena_from_spec(spec: ArenaSpec, folder: Path) -> tuple[Arena, list[str]]:
         from modeldiff_eval.arena import read_arena
 
         path = folder / spec.table
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"arena.table: {path} does not exist; the path is relative to the counts file.")
         style = folder / spec.style_table if spec.style_table else None
         return read_arena(path, base=str(spec.base), tuned=str(spec.tuned), style_path=style, snapshot=spec.snapshot)

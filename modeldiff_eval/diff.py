@@ -35,7 +35,7 @@ from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
-from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.errors import EvidenceError, NotListedError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
@@ -87,7 +87,11 @@ def diff(
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
+<<<<<<< HEAD
     map_for(settings.agreement, taxonomy)
+=======
+    _require_arena(settings)
+>>>>>>> room-arena
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
@@ -349,13 +353,36 @@ def gather_evidence(work: ws.Workspace) -> Outside:
         caveats += notes
     arena = None
     if settings.arena:
-        names = settings.arena_names or (settings.base, settings.tuned)
-        style = Path(settings.arena_style) if settings.arena_style else None
-        arena, notes = read_arena(Path(settings.arena), base=names[0], tuned=names[1], style_path=style)
-        caveats += notes
-    elif settings.arena_style:
-        raise EvidenceError("--arena-style needs --arena, the table without style control.")
+        try:
+            with work.reporter.task("Arena", unit="resamples") as advance:
+                arena, notes = read_arena(**_arena_input(settings), seed=settings.seed, on_draws=advance)
+            caveats += notes
+        except NotListedError as error:
+            if settings.arena_names:
+                raise
+            caveats.append(f"Arena: not listed. {error}")
     return Outside(arena, rows, caveats)
+
+
+def _arena_input(settings: Settings) -> dict[str, Any]:
+    base, tuned = settings.arena_names or (settings.base, settings.tuned)
+    path, style = (Path(name).expanduser() if name else None for name in (settings.arena, settings.arena_style))
+    return {"path": path, "base": base, "tuned": tuned, "style_path": style, "snapshot": settings.arena_snapshot}
+
+
+def _require_arena(settings: Settings) -> None:
+    """Wrong arena input fails before any long work; a model that no arena lists is a gap of the card, unless it was named."""
+    from modeldiff_eval.arena import require_arena
+
+    if not settings.arena:
+        if settings.arena_style or settings.arena_snapshot:
+            raise EvidenceError("--arena-style and --arena-snapshot need --arena, the table or the folder of tables.")
+        return
+    try:
+        require_arena(**_arena_input(settings))
+    except NotListedError:
+        if settings.arena_names:
+            raise
 
 
 def _published(settings: Settings) -> Settings:
@@ -422,6 +449,7 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
     """What everything after the crosscoders depends on."""
     settings = work.settings
     kind, _, reviewed = settings.annotator.partition(":")
+<<<<<<< HEAD
     files = [
         settings.taxonomy,
         settings.arena,
@@ -430,6 +458,16 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
         reviewed if kind == "human" else None,
     ]
     outside = [file_hash(Path(name).expanduser()) for name in files if name]
+=======
+    files = [settings.taxonomy, settings.arena, settings.arena_style, reviewed if kind == "human" else None]
+    paths = [Path(name).expanduser() for name in files if name]
+    outside = [
+        file_hash(path)
+        for one in paths
+        for path in ([one] if one.is_file() else sorted(one.rglob("*")))
+        if path.is_file()
+    ]
+>>>>>>> room-arena
     if settings.benchmarks:
         results = sorted(Path(settings.benchmarks).rglob("*.json*"))
         outside += [file_hash(path) for path in results if path.is_file()]

@@ -14,6 +14,7 @@
     ├── RankError                  3   another process of a training stopped
     ├── AnnotationError            3   the annotator cannot run
     ├── EvidenceError              3   benchmark or arena input is unusable
+    │   └── NotListedError         3   an arena file does not have one of the models
     ├── OutputError                3   the output folder cannot be written
     ├── SelftestError              3   a law of the truth bench is broken
     └── MissingDependencyError     3   an optional library is absent
@@ -79,6 +80,10 @@ class AnnotationError(ModelDiffError):
 
 class EvidenceError(ModelDiffError):
     """A benchmark or arena file is unusable."""
+
+
+class NotListedError(EvidenceError):
+    """An arena file is sound, but one of the two models is not in it."""
 
 
 class OutputError(ModelDiffError):

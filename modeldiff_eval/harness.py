@@ -45,6 +45,7 @@ _NOT_FOR_METADATA = frozenset(
         "benchmarks",
         "arena",
         "arena_style",
+        "arena_snapshot",
         "arena_names",
         "thresholds",
         "title",

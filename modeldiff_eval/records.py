@@ -226,7 +226,11 @@ class ClassRow(Record):
 
 
 class ArenaRow(Record):
-    """Elo of both models in one arena category."""
+    """Elo of both models in one arena category.
+
+    From battles ``delta_style`` and ``style_effect`` are of LMArena's shrunken fit, as its site shows it, and the fields that
+    end in ``_unpenalised`` of the fit without a penalty; win rates are percent of the points at stake, a tie being half.
+    """
 
     category: str
     base: float
@@ -235,15 +239,38 @@ class ArenaRow(Record):
     delta_style: Estimate | None = None
     style_effect: Estimate | None = None
     verdict: Verdict
+    delta_style_unpenalised: Estimate | None = None
+    style_effect_unpenalised: Estimate | None = None
+    win_rate: Estimate | None = None
+    """What tuned is expected to take from base by the fit; what it did take, where only these two met."""
+    base_win_rate: Estimate | None = None
+    """What base took from all its opponents in the file."""
+    tuned_win_rate: Estimate | None = None
+    battles: int | None = None
+    """Battles of the fit, those of other models included."""
+    base_battles: int | None = None
+    tuned_battles: int | None = None
+
+
+class StyleCoefficient(Record):
+    """What a feature of style is worth in log-odds, for one standard difference, over all battles."""
+
+    feature: str
+    shrunken: Estimate
+    unpenalised: Estimate | None
 
 
 class Arena(Record):
-    """LMArena rows from one snapshot."""
+    """LMArena rows from one snapshot, or ratings fitted to battles."""
 
     source: str
     snapshot: str | None
     independence_assumed: bool
     rows: list[ArenaRow]
+    kind: Literal["tables", "battles"] = "tables"
+    scale: str | None = None
+    """What the ratings' zero is, where they were fitted here."""
+    style: list[StyleCoefficient] = Field(default_factory=list)
 
 
 class BenchmarkRow(Record):

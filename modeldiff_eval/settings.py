@@ -90,7 +90,10 @@ class Settings(Record):
     task_limit: int | None = Field(None, ge=1)
     benchmarks: str | None = None
     arena: str | None = None
+    """LMArena's tables (a file, or a folder of snapshots) or a file of battles."""
     arena_style: str | None = None
+    arena_snapshot: str | None = None
+    """Which snapshot of the tables; the newest that lists both models where left out."""
     arena_names: tuple[str, str] | None = None
     agreement: str | None = None
     """Another map from classes to outside measures than ``data/agreement.yaml``."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modeldiff_eval.arena import read_arena, slug
-from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.errors import EvidenceError, NotListedError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "case_study" / "lmarena"
 
@@ -130,6 +130,29 @@ def test_one_snapshot_at_a_time(tmp_path: Path) -> None:
         read_arena(path, base=BASE, tuned=TUNED, snapshot="2025-01-02")
 
 
+def test_the_newest_snapshot_that_lists_both_models(tmp_path: Path) -> None:
+    lonely = "2025-06-01,0,math,base-9b-it,1000,990,1010\n"
+    newest, caveats = read_arena(_csv(tmp_path, HEADER + ROWS + lonely), base=BASE, tuned=TUNED)
+    assert newest.snapshot == "2025-01-01"
+    assert any("2025-06-01, does not list both" in c for c in caveats)
+    apart = lonely + "2025-01-01,0,math,base-9b-it-tuned,1000,990,1010\n"
+    with pytest.raises(NotListedError, match="no snapshot that lists the two together"):
+        read_arena(_csv(tmp_path, HEADER + apart), base=BASE, tuned=TUNED)
+    with pytest.raises(NotListedError, match="no model 'base-9b-it-tuned'"):
+        read_arena(_csv(tmp_path, HEADER + ROWS + lonely), base=BASE, tuned=TUNED, snapshot="2025-06-01")
+
+
+def test_style_of_another_snapshot_is_refused(tmp_path: Path) -> None:
+    plain = _csv(tmp_path, HEADER + ROWS)
+    other = _csv(tmp_path, HEADER + ROWS.replace("2025-01-01", "2025-02-02"), "style.csv")
+    with pytest.raises(EvidenceError, match="Ratings of different snapshots are not compared"):
+        read_arena(plain, base=BASE, tuned=TUNED, style_path=other)
+    undated = _json(tmp_path, {"math": {"base-9b-it": _entry(1000), "base-9b-it-tuned": _entry(900)}})
+    both = _csv(tmp_path, HEADER + ROWS + ROWS.replace("2025-01-01", "2025-02-02"), "style.csv")
+    with pytest.raises(EvidenceError, match="without style control names none"):
+        read_arena(undated, base=BASE, tuned=TUNED, style_path=both)
+
+
 def test_holm_or_benjamini_hochberg_over_rows(tmp_path: Path) -> None:
     table = {
         f"c{i}": {"base-9b-it": _entry(1000, 10), "base-9b-it-tuned": _entry(1000 + delta, 10)}
@@ -148,13 +171,18 @@ def test_an_absent_model_is_named_with_the_closest_one(tmp_path: Path) -> None:
         read_arena(_csv(tmp_path), base=BASE, tuned="lab/base-9b-tuned")
 
 
-def test_battles_are_refused(tmp_path: Path) -> None:
-    said = "battles .*rating table"
-    with pytest.raises(EvidenceError, match=said):
-        read_arena(_csv(tmp_path, "model_a,model_b,winner\nx,y,tie\n"), base=BASE, tuned=TUNED)
-    battle = {"model_a": "x", "model_b": "y", "winner": "tie", "conv_metadata": {}}
-    with pytest.raises(EvidenceError, match=said):
-        read_arena(_json(tmp_path, [battle]), base=BASE, tuned=TUNED)
+def test_an_absent_model_has_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(NotListedError, match="has no model 'gpt'"):
+        read_arena(_csv(tmp_path), base=BASE, tuned="gpt")
+    with pytest.raises(EvidenceError, match="are one model"):
+        read_arena(_csv(tmp_path), base=BASE, tuned="other/base-9b-it")
+
+
+def test_two_names_with_one_slug_are_ambiguous(tmp_path: Path) -> None:
+    table = "model,arena_score\nBase-9b-it,1000\nbase-9b-it,1001\nbase-9b-it-tuned,1500\n"
+    with pytest.raises(EvidenceError, match=r"2 models that .* could be: Base-9b-it, base-9b-it"):
+        read_arena(_csv(tmp_path, table), base=BASE, tuned=TUNED)
+    assert read_arena(_csv(tmp_path, table), base="base-9b-it", tuned=TUNED)[0].rows[0].base == 1001
 
 
 @pytest.mark.parametrize(
@@ -180,7 +208,7 @@ def test_malformed_csv_tables_name_line_and_field(tmp_path: Path, text: str, sai
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ([1, 2], "must hold"),
+        ("text", "must hold"),
         ({"math": 3}, "math: expected models"),
         ({"math": {"m": 1200}}, "math → m: expected rating"),
         ({"math": {"m": {"rating": "x"}}}, "math → m, rating: 'x' is not a number"),
