@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import yaml
 from pydantic import ValidationError
 from scipy.stats import rankdata
 
@@ -29,6 +28,7 @@ from modeldiff_eval.records import (
 )
 from modeldiff_eval.resources import resource
 from modeldiff_eval.taxonomy import Taxonomy
+from modeldiff_eval.yaml_file import read_yaml
 
 ARENA_NAMES: Mapping[str, str] = {
     "full": "overall",
@@ -83,17 +83,13 @@ def read_map(path: Path, taxonomy: Taxonomy) -> AgreementMap:
         UsageError: it cannot be read, a field is wrong, a code is not in the taxonomy, or a pair stands there twice.
     """
     try:
-        found = AgreementMap.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"Cannot read the agreement map {path}: {error.strerror or error}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        text = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise UsageError(f"{path}: {text}. A line reads: {{code: B, outside: german, language: de}}.") from error
+        found = AgreementMap.model_validate(read_yaml(path, "agreement map"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"{path}: {where}: {first['msg']}. A line reads: {{code: B, outside: german, language: de}}."
+        ) from error
     known, seen = _names(taxonomy), set[tuple[str, str]]()
     for pair in found.pairs:
         if pair.code not in known:

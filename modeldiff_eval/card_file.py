@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from modeldiff_eval.errors import UsageError
+from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.records import SCHEMA_VERSION, Card
 
 
@@ -20,7 +20,7 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     file = path / "card.json" if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"There is no card at {file} ({error.strerror}). Name a card.json or a run's folder."

@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import gzip
 import itertools
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 from modeldiff_eval.corpus_document import CHAT_COLUMNS, TEXT_COLUMNS, Document, text_group, to_document
 from modeldiff_eval.errors import CorpusError
+from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.resources import resource
 
 PACKAGED = "packaged"
@@ -182,7 +182,7 @@ def _read_jsonl(file: Path, report: ReadReport) -> Iterator[Document]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = read_json(line)
                 except ValueError as error:
                     report.problem(f"{file.name} line {number}", f"not JSON ({error})")
                     continue

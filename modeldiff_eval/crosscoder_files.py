@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from modeldiff_eval.errors import CrosscoderError, OutputError
+from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.store import PARTIAL
 
 
@@ -21,7 +21,7 @@ def read_config(path: Path) -> dict[str, Any]:
         CrosscoderError: it is not one.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CrosscoderError(f"{path} cannot be read ({error}); it may be half written.") from error
     if not isinstance(config, dict):

@@ -5,13 +5,13 @@ Everything that does not hang on names is found in the cache, so this takes the 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from modeldiff_eval.errors import UsageError
+from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.store import write_json
 
 TAIL = 12
@@ -26,7 +26,7 @@ def settings_of(run: Path, review: Path) -> dict[str, object]:
             named offline.
     """
     try:
-        settings = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
+        settings = read_json((run / "run.json").read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{run / 'run.json'} does not say how the run was made ({error}).") from error
     named_by = str(settings.get("annotator"))

@@ -8,7 +8,6 @@ folder with a LoRA adapter. ``embedded`` stands for the SmolLM2-135M-Instruct of
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modeldiff_eval.errors import MismatchedModelsError, MissingDependencyError, ModelError, UnsafeWeightsError
+from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.store import file_hash, fingerprint, once, write_json
 
@@ -172,7 +172,7 @@ def _folder_key(path: Path) -> str:
     index = path / "model.safetensors.index.json"
     if index.exists():
         try:
-            wanted = set(json.loads(index.read_text())["weight_map"].values())
+            wanted = set(read_json(index.read_text())["weight_map"].values())
         except (ValueError, KeyError) as error:
             raise ModelError(f"{path} is half downloaded: {index.name} is torn. Fetch it again.") from error
         if missing := sorted(wanted - {file.name for file in weights}):
@@ -189,7 +189,7 @@ def _resolve_adapter(path: Path, foundation: Source | None, trust: bool) -> Sour
             )
         raise ModelError(f"{path} has an adapter_config.json but no adapter_model.safetensors. Fetch it again.")
     try:
-        config = json.loads((path / "adapter_config.json").read_text())
+        config = read_json((path / "adapter_config.json").read_text())
     except ValueError as error:
         raise ModelError(f"{path}/adapter_config.json is not valid JSON: {error}. Fetch the adapter again.") from error
     if foundation is None:
@@ -390,7 +390,7 @@ def _merge_adapter(model: PreTrainedModel, source: Source) -> tuple[PreTrainedMo
     from peft import PeftModel
 
     assert source.adapter is not None
-    config = json.loads((source.adapter / "adapter_config.json").read_text())
+    config = read_json((source.adapter / "adapter_config.json").read_text())
     stated = str(config.get("base_model_name_or_path") or "")
     try:
         wrapped = PeftModel.from_pretrained(model, str(source.adapter), autocast_adapter_dtype=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from modeldiff_eval.errors import SettingsError, did_you_mean
+from modeldiff_eval.errors import SettingsError, UsageError, did_you_mean
 from modeldiff_eval.records import Record
 from modeldiff_eval.resources import resource
 
@@ -240,12 +240,12 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_config(path: Path) -> dict[str, Any]:
-    import yaml
+    from modeldiff_eval.yaml_file import read_yaml
 
     try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"The configuration {path} cannot be read: {error}") from error
+        data = read_yaml(path, "configuration")
+    except UsageError as error:
+        raise SettingsError(str(error)) from error
     if not isinstance(data, dict):
         raise SettingsError(f"The configuration {path} must be a mapping of settings, such as 'layer: 14'.")
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from modeldiff_eval.errors import OutputError
+from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.records import TrainingCurve
 from modeldiff_eval.store import write_text
 from modeldiff_eval.trackers import Tracker
@@ -75,7 +76,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            line = json.loads(text)
+            line = read_json(text)
         except ValueError:
             break
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):

@@ -20,25 +20,36 @@ def read_yaml(path: Path, what: str, *, hint: str = "") -> Any:
         hint: ends the message where the file is not YAML.
 
     Raises:
-        UsageError: it cannot be read, is larger than four megabytes, or is not UTF-8 or not YAML.
+        UsageError: it cannot be read, is larger than four megabytes, or is not UTF-8 or not YAML; it refers to another part of
+            itself (a short file of such references can stand for gigabytes), or is nested too deeply.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path}: larger than {MAX_BYTES} bytes; this is not a {what}.")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Plain)
     except OSError as error:
         raise UsageError(f"Cannot read the {what} {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply for a {what}. {hint}".rstrip()) from error
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or error
         raise UsageError(f"{path}{where}: not valid YAML ({problem}). {hint}".rstrip()) from error
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice instead of keeping the last."""
+class _Plain(yaml.SafeLoader):
+    """A safe loader that refuses references, and a key given twice instead of keeping the last."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, "references (*name) are not read; write the part out", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -51,3 +62,14 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    """A whole number, or its text where it has more digits than Python turns into one."""
+    try:
+        return yaml.SafeLoader.construct_yaml_int(loader, node)
+    except ValueError:
+        return node.value
+
+
+_Plain.add_constructor("tag:yaml.org,2002:int", _number)

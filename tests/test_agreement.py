@@ -173,7 +173,7 @@ def test_a_map_of_ones_own(tmp_path: Path) -> None:
         ("version: 1\npairs: [{code: B, outside: x, direction: 2}]", "pairs.0.direction"),
         ("version: 2\npairs: []", "version"),
         ("version: 1\npair: []", "pair"),
-        ("version: [1", "not YAML"),
+        ("version: [1", "not valid YAML"),
         ("", "A line reads"),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_cache_variables_are_no_settings() -> None:
         (PAIR | {"heldout_share": 1.0}, {}, "", r"heldout_share = 1.0"),
         ({"base": "org/a"}, {}, "", r"--tuned is missing"),
         (PAIR, {}, "- a list", r"must be a mapping"),
-        (PAIR, {}, "a: [", r"cannot be read"),
+        (PAIR, {}, "a: [", r"not valid YAML"),
         (PAIR, {"MODELDIFF_SEED": "one"}, "", r"seed = 'one'"),
     ],
 )
