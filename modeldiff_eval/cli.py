@@ -133,15 +133,6 @@ def run(
     causal_tasks: Annotated[
         str | None, typer.Option(help="lm-eval tasks to score the patched model on, comma-separated.")
     ] = None,
-<<<<<<< HEAD
-    arena: Annotated[str | None, typer.Option(help="LMArena table without style control (JSON or CSV).")] = None,
-    arena_style: Annotated[str | None, typer.Option(help="The same table with style control.")] = None,
-    arena_names: Annotated[str | None, typer.Option(help="base,tuned as the table spells them.")] = None,
-    agreement: Annotated[
-        str | None,
-        typer.Option(help="Which class answers to which outside measure (YAML).", show_default="packaged"),
-    ] = None,
-=======
     arena: Annotated[
         str | None, typer.Option(help="LMArena's table, a folder of them named by date, or a file of battles.")
     ] = None,
@@ -152,7 +143,10 @@ def run(
         str | None, typer.Option(help="Date of the table to read.", show_default="the newest that lists both")
     ] = None,
     arena_names: Annotated[str | None, typer.Option(help="base,tuned as the file spells them.")] = None,
->>>>>>> room-arena
+    agreement: Annotated[
+        str | None,
+        typer.Option(help="Which class answers to which outside measure (YAML).", show_default="packaged"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
     seeds: Annotated[int | None, typer.Option(help="Crosscoders a pair, for seed agreement.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
@@ -204,12 +198,8 @@ def run(
         "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
         "annotator": annotator, "annotate_top": annotate_top, "annotator_model": annotator_model, "max_cost": max_cost,
         "batches": batch, "repeats": repeats,
-<<<<<<< HEAD
-        "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style, "agreement": agreement,
-=======
         "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
-        "arena_snapshot": arena_snapshot,
->>>>>>> room-arena
+        "arena_snapshot": arena_snapshot, "agreement": agreement,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
         "trust_remote_code": trust_remote_code or None, "title": title, "causal": causal,
         "causal_tasks": tuple(causal_tasks.split(",")) if causal_tasks else None,

@@ -87,11 +87,8 @@ def diff(
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
-<<<<<<< HEAD
     map_for(settings.agreement, taxonomy)
-=======
     _require_arena(settings)
->>>>>>> room-arena
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
@@ -449,17 +446,8 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
     """What everything after the crosscoders depends on."""
     settings = work.settings
     kind, _, reviewed = settings.annotator.partition(":")
-<<<<<<< HEAD
-    files = [
-        settings.taxonomy,
-        settings.arena,
-        settings.arena_style,
-        settings.agreement,
-        reviewed if kind == "human" else None,
-    ]
-    outside = [file_hash(Path(name).expanduser()) for name in files if name]
-=======
-    files = [settings.taxonomy, settings.arena, settings.arena_style, reviewed if kind == "human" else None]
+    reviews = reviewed if kind == "human" else None
+    files = [settings.taxonomy, settings.arena, settings.arena_style, settings.agreement, reviews]
     paths = [Path(name).expanduser() for name in files if name]
     outside = [
         file_hash(path)
@@ -467,7 +455,6 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
         for path in ([one] if one.is_file() else sorted(one.rglob("*")))
         if path.is_file()
     ]
->>>>>>> room-arena
     if settings.benchmarks:
         results = sorted(Path(settings.benchmarks).rglob("*.json*"))
         outside += [file_hash(path) for path in results if path.is_file()]
