@@ -88,6 +88,10 @@ class Settings(Record):
     taxonomy: str | None = None
     tasks: tuple[str, ...] = ()
     task_limit: int | None = Field(None, ge=1)
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question of a benchmark; None leaves it to the task."""
+    cluster_by: str | None = None
+    """Field of a benchmark's documents that those which belong together share: they are resampled together."""
     benchmarks: str | None = None
     arena: str | None = None
     arena_style: str | None = None
