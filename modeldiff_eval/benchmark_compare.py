@@ -147,13 +147,6 @@ def _tests(base: TaskSamples, tuned: TaskSamples) -> tuple[list[_Test], list[str
             if test is None:
                 caveats.append(f"{base.task} {name}: the number of documents or a score is not known; it is left out.")
                 continue
-            if not said and not pairs:
-                caveats.append(
-                    f"{base.task} {name}: without both models' documents the interval is from the published standard errors, "
-                    "as if the documents were not the same ones, and so it is not paired."
-                )
-            if test.outcome is not None and test.outcome.delta.low is None:
-                caveats.append(f"{base.task} {name}: no spread over documents is known, so there is no interval.")
         tests.append(test)
     caveats += [f"{base.task}: only tuned has the metric {_name(score)}; it is left out." for score in theirs.values()]
     return tests, caveats
@@ -223,13 +216,22 @@ def _unpaired(
     )  # fmt: skip
 
 
+def _named(tests: Sequence[_Test], most: int = 12) -> str:
+    names = [f"{test.task} {test.metric}" for test in tests]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _said(tests: Sequence[_Test]) -> list[str]:
     """What a reader of the rows must know: spread that is not known, clusters, the family of tests, and the flips."""
-    out = [
-        f"{test.task} {test.metric}: no spread over documents is known, so there is no interval."
-        for test in tests
-        if test.contest and test.outcome and test.outcome.delta.low is None
-    ]
+    out = []
+    published = [test for test in tests if test.contest is None and test.outcome and test.outcome.p is not None]
+    if published:
+        out.append(
+            "Without both models' documents these intervals are from the published standard errors, as if the documents were "
+            f"not the same ones (not paired, too wide): {_named(published)}."
+        )
+    if unknown := [test for test in tests if test.outcome and test.outcome.delta.low is None]:
+        out.append(f"No spread over documents is known, so there is no interval: {_named(unknown)}.")
     clustered = {test.task: test for test in tests if test.clusters is not None}
     if clustered:
         sizes = ", ".join(f"{test.task} {test.clusters} of {test.n} documents" for test in clustered.values())

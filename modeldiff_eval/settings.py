@@ -200,6 +200,11 @@ def make_settings(
             raise SettingsError(
                 f"--{name} has no effect with --annotator {settings.annotator}: it belongs to claude. Leave it out."
             )
+    for name, given in (("num-fewshot", settings.num_fewshot), ("task-limit", settings.task_limit)):
+        if given is not None and settings.benchmarks:
+            raise SettingsError(
+                f"--{name} has no effect with --benchmarks, whose results are there already. Leave it out."
+            )
     if settings.weighting != "none" and (settings.stream or settings.crosscoder):
         why = (
             "training rows that are streamed cannot be drawn again"
