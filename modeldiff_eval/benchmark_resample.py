@@ -10,7 +10,7 @@ kind instead. Memory does not grow with the number of draws times documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from modeldiff_eval.benchmark_metrics import Additive
+from modeldiff_eval.benchmark_weights import COINS, EXPONENTIAL, TWO_POINT, weighted_sums
 from modeldiff_eval.records import Estimate
 from modeldiff_eval.stats import LEVEL, FloatArray, estimate, permutation_p
 from modeldiff_eval.stats_bootstrap import mcnemar_p
 
-Float32Array = NDArray[np.float32]
-
-_BLOCK = 2**18
-"""Random numbers held at once: a megabyte, so that a block stays in the processor's cache for all metrics."""
 _MANY = 128
 """From so many units on, two-point weights do."""
 _FEW = 64
@@ -156,11 +153,11 @@ def _spreads(contests: Sequence[Contest], draws: int, rng: np.random.Generator) 
             out[number] = made
 
     for weights, numbers in (
-        (_exponential, [number for number in rest if contests[number].units < _MANY]),
-        (_two_point, [number for number in rest if contests[number].units >= _MANY]),
+        (EXPONENTIAL, [number for number in rest if contests[number].units < _MANY]),
+        (TWO_POINT, [number for number in rest if contests[number].units >= _MANY]),
     ):
         tables = [_table(contests[number]) for number in numbers]
-        for number, sums in zip(numbers, _weighted_sums(tables, draws, weights, rng), strict=True):
+        for number, sums in zip(numbers, weighted_sums(tables, draws, weights, rng), strict=True):
             if contests[number].binary:
                 sums += pseudo_rng.standard_gamma(0.5, size=(draws, len(_PSEUDO))) @ _PSEUDO
             out[number] = _difference(contests[number], sums)
@@ -169,112 +166,14 @@ def _spreads(contests: Sequence[Contest], draws: int, rng: np.random.Generator) 
 
 def _nulls(contests: Sequence[Contest], draws: int, rng: np.random.Generator) -> list[FloatArray]:
     """Differences [draws] when the models' scores are swapped at random within units."""
-
     tables = []
     for one in contests:
         gap = one.tuned.features - one.base.features
         tables.append(gap[np.any(gap != 0, axis=1)])
     out = []
-    for one, moved in zip(contests, _weighted_sums(tables, draws, _coins, rng), strict=True):
+    for one, moved in zip(contests, weighted_sums(tables, draws, COINS, rng), strict=True):
         base, tuned = one.base.features.sum(axis=0), one.tuned.features.sum(axis=0)
         out.append(one.tuned.finish(tuned - moved) - one.base.finish(base + moved))
-    return out
-
-
-def _exponential(shape: tuple[int, int], rng: np.random.Generator) -> Float32Array:
-    """Weights of the Bayesian bootstrap: mean and variance 1."""
-    return rng.standard_exponential(shape, dtype=np.float32)
-
-
-def _two_point(shape: tuple[int, int], rng: np.random.Generator) -> Float32Array:
-    """Weights of 0.38 and 2.61: mean, variance and third moment about the mean are 1, as of multinomial counts (Mammen 1993).
-
-    Six times as fast as exponential ones, and for many units as good.
-    """
-    share = 71 / 256
-    low, high = 1 - math.sqrt(share / (1 - share)), 1 + math.sqrt((1 - share) / share)
-    chosen = np.frombuffer(rng.bytes(shape[0] * shape[1]), np.uint8).reshape(shape) < 71
-    weights: Float32Array = chosen.astype(np.float32)
-    weights *= np.float32(high - low)
-    weights += np.float32(low)
-    return weights
-
-
-def _coins(shape: tuple[int, int], rng: np.random.Generator) -> Float32Array:
-    """Zeros and ones, each with a probability of one half."""
-    packed = np.frombuffer(rng.bytes(shape[0] * -(-shape[1] // 8)), np.uint8).reshape(shape[0], -1)
-    return np.unpackbits(packed, axis=1, count=shape[1]).astype(np.float32)
-
-
-def _weighted_sums(
-    tables: Sequence[FloatArray],
-    draws: int,
-    weights: Callable[[tuple[int, int], np.random.Generator], Float32Array],
-    rng: np.random.Generator,
-) -> list[FloatArray]:
-    """``weights [draws, units] @ table [units, sums]`` for every table, the first columns of the weights for short ones.
-
-    Tables of about one length are multiplied together. Products are of single precision, about each column's mean and in
-    units of its largest deviation, so that nothing is lost.
-    """
-    out = [np.zeros((draws, table.shape[1])) for table in tables]
-    batches = _batches([len(table) for table in tables])
-    if not batches:
-        return out
-    scaled = [_Scaled.of(table) for table in tables]
-    stacks = [_stacked([scaled[number].rows for number in batch]) for batch in batches]
-    products = [np.empty((draws, stack.shape[1]), dtype=np.float32) for stack in stacks]
-    longest = max(len(stack) for stack in stacks)
-    step = max(1, _BLOCK // longest)
-    for start in range(0, draws, step):
-        rows = slice(start, min(start + step, draws))
-        block = weights((rows.stop - rows.start, longest), rng)
-        for stack, product in zip(stacks, products, strict=True):
-            np.matmul(block[:, : len(stack)], stack, out=product[rows])
-    for batch, product in zip(batches, products, strict=True):
-        edges = np.cumsum([0, *(scaled[number].rows.shape[1] for number in batch)])
-        for number, first, last in zip(batch, edges, edges[1:], strict=False):
-            out[number] = scaled[number].restored(product[:, first:last].astype(np.float64))
-    return out
-
-
-class _Scaled(NamedTuple):
-    """A table in single precision: every column about its mean, and a last column of ones for the sum of the weights."""
-
-    rows: Float32Array
-    middle: FloatArray
-    size: FloatArray
-
-    @classmethod
-    def of(cls, table: FloatArray) -> _Scaled:
-        middle = table.mean(axis=0)
-        size = np.maximum(np.abs(table - middle).max(axis=0), np.finfo(np.float64).tiny)
-        rows = np.concatenate([(table - middle) / size, np.ones((len(table), 1))], axis=1)
-        return cls(rows.astype(np.float32), middle, size)
-
-    def restored(self, products: FloatArray) -> FloatArray:
-        """Weighted sums of the table from those of the rows [draws, columns]."""
-        return products[:, :-1] * self.size + products[:, -1:] * self.middle
-
-
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Tables that are multiplied together: the shortest has three quarters of the longest's rows at least."""
-    out: list[list[int]] = []
-    for number in sorted((n for n, length in enumerate(lengths) if length), key=lengths.__getitem__, reverse=True):
-        if out and lengths[number] >= 0.75 * lengths[out[-1][0]]:
-            out[-1].append(number)
-        else:
-            out.append([number])
-    return out
-
-
-def _stacked(tables: Sequence[Float32Array]) -> Float32Array:
-    """Tables side by side, padded with zeros below."""
-    out = np.zeros((max(len(table) for table in tables), sum(table.shape[1] for table in tables)), dtype=np.float32)
-    column = 0
-    for table in tables:
-        out[: len(table), column : column + table.shape[1]] = table
-        column += table.shape[1]
     return out
 
 

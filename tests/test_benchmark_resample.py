@@ -12,6 +12,7 @@ from scipy.stats import bootstrap
 
 from modeldiff_eval.benchmark_metrics import additive
 from modeldiff_eval.benchmark_resample import Contest, contest, resample, tail_of
+from modeldiff_eval.benchmark_weights import EXPONENTIAL, TWO_POINT, Weights, weighted_sums
 
 
 def _contest(
@@ -122,6 +123,25 @@ def test_equal_seeds_give_equal_outcomes() -> None:
     contests = [_contest([0, 1, 1, 0], [1, 1, 0, 1]), _contest([0.1, 0.2, 0.5], [0.3, 0.1, 0.9])]
     first, second = (resample(contests, draws=500, rng=np.random.default_rng(9)) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("weights", [EXPONENTIAL, TWO_POINT])
+def test_weights_have_the_moments_of_counts(weights: Weights) -> None:
+    drawn = weights.shift + weights.scale * weights.draw((2000, 500), np.random.default_rng(0)).astype(np.float64)
+    assert drawn.mean() == pytest.approx(1, abs=0.005)
+    assert drawn.var() == pytest.approx(1, abs=0.01)
+    if weights is TWO_POINT:
+        assert ((drawn - 1) ** 3).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_sums_of_many_tables_are_those_of_each_table() -> None:
+    """Tables of several lengths, with constant columns and large means, against a plain product in double precision."""
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(1e6, 1.0, (n, 2)) for n in (40, 39, 7)] + [np.ones((40, 1)), np.zeros((0, 3))]
+    given = Weights(lambda shape, _: np.resize(np.arange(1, 12, dtype=np.float32) / 4, shape), scale=2.0, shift=0.5)
+    whole = 0.5 + 2.0 * np.resize(np.arange(1, 12) / 4, (9, 40))
+    for table, sums in zip(tables, weighted_sums(tables, 9, given, rng), strict=True):
+        assert np.allclose(sums, whole[:, : len(table)] @ table, rtol=1e-9, atol=1e-4)
 
 
 def test_the_tail_of_many_units_is_the_usual_one() -> None:

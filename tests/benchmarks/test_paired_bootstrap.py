@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,13 @@ def _difference(base: NDArray[Any], tuned: NDArray[Any], axis: int = -1) -> Any:
     return np.mean(tuned, axis=axis) - np.mean(base, axis=axis)
 
 
+def _processor_seconds(run: Callable[[], Any]) -> float:
+    """Processor time, which other programs on the machine change less than the clock's."""
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
 @pytest.mark.parametrize("kind", ["right or wrong", "real numbers"])
 def test_twenty_tasks_of_a_thousand_documents(benchmark: BenchmarkFixture, kind: str) -> None:
     """Intervals *and* p values of 20 tasks on our side, intervals alone (vectorised, percentile: the fastest) on scipy's."""
@@ -50,20 +58,25 @@ def test_twenty_tasks_of_a_thousand_documents(benchmark: BenchmarkFixture, kind:
 
     runner: Any = benchmark
     outcomes: list[Outcome] = runner.pedantic(ours, rounds=5, warmup_rounds=1)
-    theirs, began = [], time.perf_counter()
+    mine = min(_processor_seconds(ours) for _ in range(5))
+    theirs, began = [], time.process_time()
     for base, tuned in scores[:SCIPY_TASKS]:
         found = bootstrap(
             (base, tuned), _difference, paired=True, vectorized=True, n_resamples=DRAWS, method="percentile", rng=rng
         )  # fmt: skip
         theirs.append(found.confidence_interval)
-    seconds = (time.perf_counter() - began) * TASKS / SCIPY_TASKS
+    seconds = (time.process_time() - began) * TASKS / SCIPY_TASKS
     for outcome, interval in zip(outcomes, theirs, strict=False):
         assert outcome.delta.low is not None
         assert outcome.delta.high is not None
         near = 0.04 * (interval.high - interval.low)
         assert outcome.delta.low == pytest.approx(interval.low, abs=near)
         assert outcome.delta.high == pytest.approx(interval.high, abs=near)
-    ratio = seconds / runner.stats.stats.min
-    benchmark.extra_info |= {"scipy_s": round(seconds, 3), "times_faster": round(ratio, 1)}
-    print(f"\n{kind}: ours {runner.stats.stats.min:.3f} s, scipy {seconds:.2f} s, {ratio:.0f} times")
+    ratio = seconds / mine
+    benchmark.extra_info |= {
+        "ours_cpu_s": round(mine, 3),
+        "scipy_cpu_s": round(seconds, 3),
+        "times_faster": round(ratio, 1),
+    }
+    print(f"\n{kind}: ours {mine:.3f} s, scipy {seconds:.2f} s, {ratio:.0f} times")
     assert ratio >= 50
