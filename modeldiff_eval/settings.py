@@ -200,8 +200,8 @@ def make_settings(
             raise SettingsError(
                 f"--{name} has no effect with --annotator {settings.annotator}: it belongs to claude. Leave it out."
             )
-    for name, given in (("num-fewshot", settings.num_fewshot), ("task-limit", settings.task_limit)):
-        if given is not None and settings.benchmarks:
+    for name, asked in (("num-fewshot", settings.num_fewshot), ("task-limit", settings.task_limit)):
+        if asked is not None and settings.benchmarks:
             raise SettingsError(
                 f"--{name} has no effect with --benchmarks, whose results are there already. Leave it out."
             )
