@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm
 
-from modeldiff_eval.benchmark_metrics import Additive, additive
-from modeldiff_eval.benchmark_samples import Document, Samples, Score, TaskSamples
+from modeldiff_eval.benchmark_flips import Tally, examples, tally
+from modeldiff_eval.benchmark_metrics import additive
+from modeldiff_eval.benchmark_pair import Pair, clusters_of, pair, scored_pairs
+from modeldiff_eval.benchmark_resample import Contest, Outcome, contest, resample
+from modeldiff_eval.benchmark_samples import Samples, Score, TaskSamples
 from modeldiff_eval.errors import EvidenceError
-from modeldiff_eval.records import BenchmarkRow, Estimate, LevelEstimate
-from modeldiff_eval.stats import (
-    LEVEL,
-    FloatArray,
-    Z,
-    estimate,
-    holm,
-    number,
-    permutation_p,
-    smallest_detectable,
-    verdict,
-)
-from modeldiff_eval.stats_bootstrap import DRAWS, paired_bootstrap, sign_flip_p
+from modeldiff_eval.records import BenchmarkRow, Estimate, Flip, LevelEstimate
+from modeldiff_eval.stats import LEVEL, Z, benjamini_hochberg, estimate, number, smallest_detectable, verdict
+from modeldiff_eval.stats_bootstrap import DRAWS, mcnemar_p
 
-_ROWS = 4 * 2**20
-"""Random numbers held at once while resampling."""
+FEW_CLUSTERS = 20
+"""Below so many clusters an interval over them is a rough one, and the card says so."""
 
 
 class _Test(NamedTuple):
-    """One compared metric before adjustment."""
+    """One compared metric before resampling and adjustment."""
 
     task: str
     metric: str
     n: int
     base: float
     tuned: float
-    delta: Estimate
-    p: float | None
-    paired: bool
-    source: str
+    headline: bool
+    higher_is_better: bool | None
+    contest: Contest | None = None
+    """What is resampled; ``None`` where ``outcome`` comes from published standard errors."""
+    outcome: Outcome | None = None
+    tally: Tally | None = None
+    clusters: int | None = None
+    flips: Sequence[Flip] = ()
 
 
 def compare(
@@ -49,19 +46,18 @@ def compare(
 ) -> tuple[list[BenchmarkRow], list[str]]:
     """Tuned minus base for every task and metric that both models have.
 
-    Where both models' documents are known they are paired on (task, filter, document hash, occurrence) and the
-    interval and test are over documents; otherwise the reported standard errors are used as if both models had been
-    scored on independent documents, which is too wide (``paired`` is false). A mean of one number per document gets
-    the Bayesian bootstrap of the differences (accuracies with Jeffreys' pseudo-documents) and a sign-flip test (exact
-    for accuracies); other metrics are aggregated anew in every bootstrap resample and every random swap of the two
-    models' documents. The verdict is the direction of the metric, not better or worse. p is adjusted by Holm over
-    the rows. Intervals speak about documents, not about training seeds.
+    Where both models' documents are known they are paired on (task, filter, document hash, occurrence), and interval and
+    test are over documents, or over clusters of them where documents name one
+    (:mod:`~modeldiff_eval.benchmark_resample`). Otherwise the reported standard errors are used as if both models had
+    been scored on independent documents, which is too wide (``paired`` is false). The verdict is the direction of the
+    metric, not better or worse. p is adjusted by Benjamini-Hochberg over the tasks, one headline metric each (the first
+    that the task lists); all other metrics are a second family. Intervals speak about documents, not about training seeds.
 
     Returns:
         The rows in the order of ``base``, and caveats.
 
     Raises:
-        EvidenceError: no task in common, or documents that differ between the models.
+        EvidenceError: no task in common, or documents, versions or few-shot counts that differ between the models.
     """
     caveats = [*base.caveats, *(c for c in tuned.caveats if c not in base.caveats)]
     theirs = {task.task: task for task in tuned.tasks}
@@ -74,19 +70,36 @@ def compare(
         )
     if lone:
         caveats.append(f"Benchmarks that only one model has are left out: {', '.join(lone)}.")
-    source = base.source if base.source == tuned.source else f"{base.source}; {tuned.source}"
-    tests = []
+    tests: list[_Test] = []
     for task in common:
-        found, said = _compare_task(task, theirs[task.task], source=source, draws=draws, rng=rng)
+        found, said = _tests(task, theirs[task.task])
         tests += found
         caveats += said
-    adjusted = holm([test.p for test in tests])
-    return [_row(test, p) for test, p in zip(tests, adjusted, strict=True)], caveats
+    outcomes = iter(resample([test.contest for test in tests if test.contest], draws=draws, rng=rng))
+    tests = [test._replace(outcome=next(outcomes)) if test.contest else test for test in tests]
+    source = base.source if base.source == tuned.source else f"{base.source}; {tuned.source}"
+    families = [test.headline for test in tests]
+    adjusted = _adjusted([test.outcome.p if test.outcome else None for test in tests], families)
+    sizes = {kind: families.count(kind) for kind in (True, False)}
+    rows = [_row(test, p, source, sizes[test.headline]) for test, p in zip(tests, adjusted, strict=True)]
+    return rows, [*caveats, *_said(tests)]
 
 
-def _row(test: _Test, p_adjusted: float | None) -> BenchmarkRow:
-    delta = test.delta
+def _adjusted(p: Sequence[float | None], families: Sequence[bool]) -> list[float | None]:
+    """Benjamini-Hochberg within each family; a row without p counts in neither."""
+    out: list[float | None] = [None] * len(p)
+    for family in (True, False):
+        members = [number for number, own in enumerate(families) if own is family]
+        for member, value in zip(members, benjamini_hochberg([p[member] for member in members]), strict=True):
+            out[member] = value
+    return out
+
+
+def _row(test: _Test, p_adjusted: float | None, source: str, size: int) -> BenchmarkRow:
+    assert test.outcome is not None
+    delta, p = test.outcome
     error = math.nan if delta.low is None or delta.high is None else (delta.high - delta.low) / (2 * Z)
+    family = f"{size} {'headline metric' if test.headline else 'further metric'}{'s' if size != 1 else ''}"
     return BenchmarkRow(
         task=test.task,
         metric=test.metric,
@@ -94,170 +107,148 @@ def _row(test: _Test, p_adjusted: float | None) -> BenchmarkRow:
         base=test.base,
         tuned=test.tuned,
         delta=LevelEstimate(value=delta.value, low=delta.low, high=delta.high, level=LEVEL),
-        p=None if test.p is None else number(test.p),
+        p=None if p is None else number(p),
         p_adjusted=None if p_adjusted is None else number(p_adjusted),
         mde=smallest_detectable(error),
         verdict=verdict(delta.value, p_adjusted),
-        paired=test.paired,
-        source=f"{test.source}; Holm over rows",
+        paired=test.contest is not None,
+        source=f"{source}; Benjamini-Hochberg over {family}",
+        headline=test.headline,
+        higher_is_better=test.higher_is_better,
+        wins=test.tally.wins if test.tally else None,
+        ties=test.tally.ties if test.tally else None,
+        losses=test.tally.losses if test.tally else None,
+        clusters=test.clusters,
+        p_mcnemar=number(mcnemar_p(test.tally.wins, test.tally.losses)) if test.tally and test.tally.binary else None,
+        flips=list(test.flips),
     )
 
 
-def _compare_task(
-    base: TaskSamples, tuned: TaskSamples, *, source: str, draws: int, rng: np.random.Generator
-) -> tuple[list[_Test], list[str]]:
+def _tests(base: TaskSamples, tuned: TaskSamples) -> tuple[list[_Test], list[str]]:
     """Every metric that both models have, and what was left out."""
     tests: list[_Test] = []
     caveats: list[str] = []
-    pairs: dict[str, list[tuple[Document, Document]]] = {}
+    pairs: dict[str, list[Pair]] = {}
     if base.documents and tuned.documents:
-        pairs = pair(base, tuned)
-        changed = sum(a.prompt_hash != b.prompt_hash for both in pairs.values() for a, b in both)
-        if changed:
-            caveats.append(f"{base.task}: {changed} prompts differ between the models (another chat template?).")
+        pairs, said = pair(base, tuned)
+        caveats += said
     theirs = {(score.metric, score.filter): score for score in tuned.scores}
     for score in base.scores:
-        other = theirs.get((score.metric, score.filter))
+        other = theirs.pop((score.metric, score.filter), None)
+        name = _name(score)
         if other is None:
-            caveats.append(f"{base.task}: only base has the metric {score.metric}; it is left out.")
+            caveats.append(f"{base.task}: only base has the metric {name}; it is left out.")
             continue
-        name = score.metric if score.filter == "none" else f"{score.metric},{score.filter}"
-        test = None
-        if both := [
-            (a, b) for a, b in pairs.get(score.filter, []) if score.metric in a.values and score.metric in b.values
-        ]:
-            test = _paired(base.task, name, score, other, both, source=source, draws=draws, rng=rng)
+        headline = not any(test.headline for test in tests)
+        test, said = _paired(base.task, name, score, other, pairs.get(score.filter, []), headline)
+        caveats += said
+        if test is None:
+            test = _unpaired(base, tuned, name, score, other, headline)
             if test is None:
-                caveats.append(
-                    f"{base.task} {name}: this metric cannot be put together again from documents, so its difference "
-                    "is not paired and its interval uses the reported standard errors."
-                )
-        if test is None:
-            test = _unpaired(base, tuned, name, score, other, source=source)
-        if test is None:
-            caveats.append(f"{base.task} {name}: the number of documents is not known; it is left out.")
-            continue
-        if test.delta.low is None:
-            caveats.append(f"{base.task} {name}: no spread over documents is known, so there is no interval.")
+                caveats.append(f"{base.task} {name}: the number of documents or a score is not known; it is left out.")
+                continue
         tests.append(test)
+    caveats += [f"{base.task}: only tuned has the metric {_name(score)}; it is left out." for score in theirs.values()]
     return tests, caveats
 
 
-def pair(base: TaskSamples, tuned: TaskSamples) -> dict[str, list[tuple[Document, Document]]]:
-    """Documents of both models by filter, matched on hash and occurrence.
-
-    Raises:
-        EvidenceError: the models were scored on different documents, or against different targets.
-    """
-    first, second = _keyed(base), _keyed(tuned)
-    if first.keys() != second.keys():
-        only = len(first.keys() - second.keys()), len(second.keys() - first.keys())
-        raise EvidenceError(
-            f"{base.task}: base has {len(base.documents)} scored documents and tuned {len(tuned.documents)}; "
-            f"{only[0]} are only in base and {only[1]} only in tuned. "
-            "Run both models on the same version of the task with the same --limit."
-        )
-    out: dict[str, list[tuple[Document, Document]]] = defaultdict(list)
-    for key, document in first.items():
-        other = second[key]
-        for field in ("target_hash", "doc_id"):
-            if None not in (mine := getattr(document, field), yours := getattr(other, field)) and mine != yours:
-                raise EvidenceError(
-                    f"{base.task}: document {document.doc_id} has another {field} under tuned than under base. "
-                    "Run both models on the same version of the task."
-                )
-        out[document.filter].append((document, other))
-    return dict(out)
-
-
-def _keyed(task: TaskSamples) -> dict[tuple[str, str, int], Document]:
-    """Documents by (filter, hash, occurrence)."""
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    out = {}
-    for document in task.documents:
-        same = (document.filter, document.doc_hash)
-        out[(*same, seen[same])] = document
-        seen[same] += 1
-    return out
+def _name(score: Score) -> str:
+    """The metric as a row calls it."""
+    return score.metric if score.filter == "none" else f"{score.metric},{score.filter}"
 
 
 def _paired(
-    task: str,
-    name: str,
-    base: Score,
-    tuned: Score,
-    both: list[tuple[Document, Document]],
-    *,
-    source: str,
-    draws: int,
-    rng: np.random.Generator,
-) -> _Test | None:
-    """A paired comparison, or ``None`` when the metric cannot be aggregated here."""
-    first = additive(base.aggregation, [a.values[base.metric] for a, _ in both], reported=base.value)
-    second = additive(tuned.aggregation, [b.values[base.metric] for _, b in both], reported=tuned.value)
-    if first is None or second is None:
-        return None
-    if first.is_mean and second.is_mean:
-        delta, p = _mean_difference(first.features[:, 0], second.features[:, 0], draws=draws, rng=rng)
-    else:
-        delta, p = _aggregate_difference(first, second, draws=draws, rng=rng)
-    return _Test(task, name, len(both), base.value, tuned.value, delta, p, True, source)
-
-
-def _mean_difference(
-    base: FloatArray, tuned: FloatArray, *, draws: int, rng: np.random.Generator
-) -> tuple[Estimate, float | None]:
-    """Mean of tuned minus base [documents] with its interval and sign-flip p."""
-    binary = bool(np.isin(base, (0.0, 1.0)).all() and np.isin(tuned, (0.0, 1.0)).all())
-    delta = paired_bootstrap(base, tuned, span=1.0 if binary else None, draws=draws, rng=rng)
-    return _known_width(delta), sign_flip_p(base, tuned, draws=draws, rng=rng)
-
-
-def _aggregate_difference(
-    base: Additive, tuned: Additive, *, draws: int, rng: np.random.Generator
-) -> tuple[Estimate, float | None]:
-    """Difference of two corpus-level metrics, resampled and swapped by document."""
-    value = tuned.value() - base.value()
-    documents = len(base.features)
-    step = max(1, _ROWS // documents)
-    resampled, swapped = [], []
-    difference = tuned.features - base.features
-    for start in range(0, draws, step):
-        n = min(step, draws - start)
-        weights = rng.multinomial(documents, np.full(documents, 1 / documents), size=n).astype(np.float64)
-        resampled.append(tuned.finish(weights @ tuned.features) - base.finish(weights @ base.features))
-        swap = rng.integers(0, 2, size=(n, documents)).astype(np.float64)
-        moved = swap @ difference
-        swapped.append(
-            tuned.finish(tuned.features.sum(axis=0) - moved) - base.finish(base.features.sum(axis=0) + moved)
+    task: str, name: str, base: Score, tuned: Score, pairs: Sequence[Pair], headline: bool
+) -> tuple[_Test | None, list[str]]:
+    """A paired comparison, or ``None`` where there is nothing to pair or the metric cannot be aggregated here."""
+    both, *without = scored_pairs(pairs, base.metric)
+    said = []
+    if any(without):
+        said.append(
+            f"{task} {name}: {without[0]} documents have no score under base and {without[1]} none under tuned; "
+            f"both models' scores are over the other {len(both)}."
         )
-    spread, null = np.concatenate(resampled), np.concatenate(swapped)
-    if not math.isfinite(value) or np.isnan(spread).mean() > 0.025 or np.isnan(null).any():
-        return estimate(value, math.nan, math.nan), None
-    low, high = np.nanquantile(spread, (0.025, 0.975))
-    return _known_width(estimate(value, float(low), float(high))), permutation_p(abs(value), np.abs(null))
-
-
-def _known_width(delta: Estimate) -> Estimate:
-    """Documents that all differ by the same amount say nothing about their spread: no bounds rather than width 0."""
-    if delta.low is not None and delta.low == delta.high:
-        return Estimate(value=delta.value, low=None, high=None)
-    return delta
+    if not both:
+        return None, said
+    sides = []
+    for score, documents in ((base, [a for a, _ in both]), (tuned, [b for _, b in both])):
+        values = [document.values[score.metric] for document in documents]
+        made = additive(score.aggregation, values, reported=None if any(without) else score.value)
+        if made is None:
+            said.append(
+                f"{task} {name}: this metric cannot be put together again from documents, so its difference is not paired "
+                "and its interval uses the reported standard errors."
+            )
+            return None, said
+        sides.append(made)
+    clusters = clusters_of(both)
+    one = contest(sides[0], sides[1], clusters)
+    shown = [
+        made.value() if any(without) or score.value is None else score.value
+        for made, score in zip(sides, (base, tuned), strict=True)
+    ]
+    counts = tally(both, base.metric)
+    return _Test(
+        task, name, len(both), shown[0], shown[1], headline, base.higher_is_better, contest=one, tally=counts,
+        clusters=None if clusters is None else one.units,
+        flips=examples(both, base.metric) if headline and counts and counts.binary else (),
+    ), said  # fmt: skip
 
 
 def _unpaired(
-    base: TaskSamples, tuned: TaskSamples, name: str, first: Score, second: Score, *, source: str
+    base: TaskSamples, tuned: TaskSamples, name: str, first: Score, second: Score, headline: bool
 ) -> _Test | None:
     """A comparison from reported scores and standard errors alone."""
-    if base.n is None or tuned.n is None:
+    if base.n is None or tuned.n is None or first.value is None or second.value is None:
         return None
-    delta, p = Estimate(value=second.value - first.value, low=None, high=None), None
+    value = second.value - first.value
+    delta, p = Estimate(value=value, low=None, high=None), None
     if (
         first.stderr is not None
         and second.stderr is not None
         and (error := math.hypot(first.stderr, second.stderr)) > 0
     ):
-        value = second.value - first.value
         delta = estimate(value, value - Z * error, value + Z * error)
         p = float(2 * norm.sf(abs(value) / error))
-    return _Test(base.task, name, min(base.n, tuned.n), first.value, second.value, delta, p, False, source)
+    return _Test(
+        base.task, name, min(base.n, tuned.n), first.value, second.value, headline, first.higher_is_better,
+        outcome=Outcome(delta, p),
+    )  # fmt: skip
+
+
+def _named(tests: Sequence[_Test], most: int = 12) -> str:
+    names = [f"{test.task} {test.metric}" for test in tests]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _said(tests: Sequence[_Test]) -> list[str]:
+    """What a reader of the rows must know: spread that is not known, clusters, the family of tests, and the flips."""
+    out = []
+    published = [test for test in tests if test.contest is None and test.outcome and test.outcome.p is not None]
+    if published:
+        out.append(
+            "Without both models' documents these intervals are from the published standard errors, as if the documents were "
+            f"not the same ones (not paired, too wide): {_named(published)}."
+        )
+    if unknown := [test for test in tests if test.outcome and test.outcome.delta.low is None]:
+        out.append(f"No spread over documents is known, so there is no interval: {_named(unknown)}.")
+    clustered = {test.task: test for test in tests if test.clusters is not None}
+    if clustered:
+        sizes = ", ".join(f"{test.task} {test.clusters} of {test.n} documents" for test in clustered.values())
+        out.append(f"Benchmark intervals are over clusters of documents: {sizes}. McNemar's p ignores the clusters.")
+    if few := [task for task, test in clustered.items() if (test.clusters or 0) < FEW_CLUSTERS]:
+        out.append(f"Fewer than {FEW_CLUSTERS} clusters make a rough interval: {', '.join(few)}.")
+    if len(tests) > 1:
+        out.append(
+            f"Benchmark p values are adjusted by Benjamini-Hochberg over {sum(test.headline for test in tests)} tasks, one "
+            "headline metric each (the first that the task lists); all other metrics are a family of their own."
+        )
+    flipped = [
+        f"{test.task} {test.metric} +{test.tally.wins} −{test.tally.losses} of {test.n}"
+        for test in tests
+        if test.headline and test.tally and test.tally.binary and test.tally.wins + test.tally.losses
+    ]
+    if flipped:
+        more = f" and {len(flipped) - 12} more tasks" if len(flipped) > 12 else ""
+        out.append(f"Documents that only tuned (+) or only base (−) gets right: {', '.join(flipped[:12])}{more}.")
+    return out

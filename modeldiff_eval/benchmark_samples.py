@@ -1,56 +1,70 @@
 """What one model scored on benchmarks: per document where it is known, aggregated always.
 
-Made by :mod:`modeldiff_eval.benchmark_run` or read from the files that ``lm_eval --output_path`` leaves:
-``results_<stamp>.json`` (aggregated scores) and ``samples_<task>_<stamp>.jsonl`` (one line per document and filter,
-written with ``--log_samples``).
+Made by :mod:`modeldiff_eval.benchmark_run`, or read from files by :mod:`modeldiff_eval.benchmark_read`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
 
-from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.records import Record
 
 Value = float | list[Any]
 """A score of one document: a number, or what a metric needs to aggregate, such as ``[log-likelihood, words]``."""
 
+TEXT = 400
+"""Characters kept of a document's texts; they are only ever shown as examples."""
+
 
 class Document(Record):
-    """One document under one filter, with the value of every metric."""
+    """One document under one filter, with the value of every metric.
+
+    ``cluster`` names what the document shares with others (a passage, a prompt). ``prompt``, ``target`` and ``answer``
+    are shortened texts of unknown origin: whoever shows them escapes them.
+    """
 
     filter: str
-    doc_id: int | None
+    doc_id: int | str | None
     doc_hash: str
     target_hash: str | None
     prompt_hash: str | None
     values: dict[str, Value]
+    cluster: str | None = None
+    prompt: str | None = None
+    target: str | None = None
+    answer: str | None = None
 
 
 class Score(Record):
-    """One aggregated metric as lm-eval reports it. ``aggregation`` is its name or its source text, if known."""
+    """One aggregated metric as its harness reports it; a value of None was reported as NaN, or not at all.
+
+    ``aggregation`` is its name or its source text, if known.
+    """
 
     metric: str
     filter: str
-    value: float
+    value: float | None
     stderr: float | None
     aggregation: str | None = None
+    higher_is_better: bool | None = None
 
 
 class TaskSamples(Record):
-    """One task: ``n`` documents were scored; ``documents`` is empty when samples were not saved."""
+    """One task: ``n`` documents were scored; ``documents`` is empty when samples were not saved.
+
+    The first of ``scores`` is the task's headline metric: the one that its author lists first.
+    """
 
     task: str
     n: int | None
     scores: list[Score]
     documents: list[Document]
+    version: str | None = None
+    fewshot: int | None = None
 
 
 class Samples(Record):
@@ -59,151 +73,6 @@ class Samples(Record):
     source: str
     tasks: list[TaskSamples]
     caveats: list[str] = Field(default_factory=list)
-
-
-def task_samples(
-    task: str,
-    *,
-    results: Mapping[str, Any],
-    n: int | None,
-    config: Mapping[str, Any],
-    samples: Iterable[Mapping[str, Any]],
-) -> TaskSamples:
-    """One task from lm-eval's own objects.
-
-    Args:
-        task: its name.
-        results: ``results["results"][task]`` with keys such as ``"acc,none"`` and ``"acc_stderr,none"``.
-        n: documents that were scored.
-        config: ``results["configs"][task]``; names the aggregation of each metric.
-        samples: the logged samples, one per document and filter.
-    """
-    aggregations = {
-        str(entry["metric"]): str(entry["aggregation"])
-        for entry in config.get("metric_list") or []
-        if isinstance(entry, Mapping) and "metric" in entry and isinstance(entry.get("aggregation"), str)
-    }
-    scores = []
-    for key, value in results.items():
-        metric, comma, kind = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not _is_number(value):
-            continue
-        stderr = results.get(f"{metric}_stderr,{kind}")
-        scores.append(
-            Score(
-                metric=metric,
-                filter=kind,
-                value=float(value),
-                stderr=float(str(stderr)) if _is_number(stderr) else None,
-                aggregation=aggregations.get(metric),
-            )
-        )
-    return TaskSamples(task=task, n=n, scores=scores, documents=[_document(sample) for sample in samples])
-
-
-def read_results(path: Path) -> Samples:
-    """What one model scored, from a saved lm-eval run.
-
-    Args:
-        path: a ``results_*.json`` file or a folder that holds some, directly or in one subfolder (lm-eval makes one per
-            model). Of several runs the newest counts for each task.
-
-    Raises:
-        EvidenceError: nothing is there, several models are, or a file is malformed (with its line).
-    """
-    caveats: list[str] = []
-    tasks: dict[str, TaskSamples] = {}
-    files = _result_files(path)
-    for file in files:
-        results = _read_json(file)
-        stamp = file.stem.partition("_")[2]
-        for task in sorted(_tasks_of(results, file)):
-            if task in tasks:
-                caveats.append(f"{task} was run more than once in {path.name}; the newest run counts.")
-                continue
-            samples = file.parent / f"samples_{task}_{stamp}.jsonl"
-            if not samples.is_file():
-                caveats.append(
-                    f"{task}: {samples.name} is missing, so documents cannot be paired (--log_samples saves them)."
-                )
-            counted = results.get("n-samples", {}).get(task, {}).get("effective")
-            tasks[task] = task_samples(
-                task,
-                results=results["results"][task],
-                n=int(counted) if _is_number(counted) else None,
-                config=results["configs"][task],
-                samples=_read_lines(samples) if samples.is_file() else [],
-            )
-    return Samples(source=f"saved lm-eval results {path.name}", tasks=list(tasks.values()), caveats=caveats)
-
-
-def read_pair(path: Path, *, base: str, tuned: str) -> tuple[Samples, Samples]:
-    """Both models' saved results under one folder.
-
-    The two are found as subfolders ``base`` and ``tuned``, or by the names lm-eval gives to its model folders for the
-    ids ``base`` and ``tuned``.
-
-    Raises:
-        EvidenceError: a model's folder is missing; the folders that are there are listed.
-    """
-    if not path.is_dir():
-        raise EvidenceError(f"{path} is not a folder. Pass the folder that holds both models' lm-eval results.")
-    folders = {folder.name.lower(): folder for folder in sorted(path.iterdir()) if folder.is_dir()}
-
-    def find(role: str, model: str) -> Samples:
-        names = [role, _sanitized(model), _sanitized(model.partition("@")[0]), Path(model).name]
-        for name in names:
-            if name.lower() in folders:
-                return read_results(folders[name.lower()])
-        raise EvidenceError(
-            f"{path} holds no results of the {role} model {model}: looked for a folder {role!r} or "
-            f"{_sanitized(model)!r}, found {sorted(folders) or 'none'}. Rename the right one to {role!r}."
-        )
-
-    return find("base", base), find("tuned", tuned)
-
-
-def _sanitized(model: str) -> str:
-    """The folder name that lm-eval gives to a model."""
-    return re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model)
-
-
-def _result_files(path: Path) -> list[Path]:
-    """Result files of one model, newest first."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise EvidenceError(f"{path} does not exist. Pass a results_*.json of lm-eval or the folder that holds it.")
-    files = list(path.glob("results_*.json"))
-    if not files:
-        folders = sorted({file.parent for file in path.glob("*/results_*.json")})
-        if len(folders) > 1:
-            names = ", ".join(folder.name for folder in folders)
-            raise EvidenceError(f"{path} holds results of several models ({names}). Pass one of these folders.")
-        files = list(folders[0].glob("results_*.json")) if folders else []
-    if not files:
-        raise EvidenceError(f"{path} holds no results_*.json. Run lm_eval with --output_path and --log_samples.")
-    return sorted(files, key=lambda file: file.name, reverse=True)
-
-
-def _tasks_of(results: Any, file: Path) -> list[str]:
-    """Names of the tasks (not groups) in a result file."""
-    for key in ("results", "configs"):
-        if not isinstance(results, Mapping) or not isinstance(results.get(key), Mapping):
-            raise EvidenceError(f"{file}: the field {key!r} is missing; this is not a results file of lm-eval.")
-    return [task for task in results["configs"] if task in results["results"]]
-
-
-def _document(sample: Mapping[str, Any]) -> Document:
-    """One logged sample without its texts."""
-    return Document(
-        filter=str(sample["filter"]),
-        doc_id=sample.get("doc_id"),
-        doc_hash=str(sample["doc_hash"]),
-        target_hash=sample.get("target_hash"),
-        prompt_hash=sample.get("prompt_hash"),
-        values={metric: plain(sample[metric]) for metric in sample["metrics"]},
-    )
 
 
 def plain(value: Any) -> Value:
@@ -220,32 +89,35 @@ def plain(value: Any) -> Value:
     return number if math.isfinite(number) else [str(number)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float) and math.isfinite(value)
+def finite(value: Any) -> float | None:
+    """A finite number, or ``None`` for everything else ("N/A", NaN, text)."""
+    return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvidenceError(f"{file} cannot be read as JSON: {error}. Run lm_eval again to rewrite it.") from error
+def shortened(text: Any) -> str | None:
+    """The end of a text (a prompt's own question is at its end); ``None`` for nothing."""
+    if text is None or text == "":
+        return None
+    whole = text if isinstance(text, str) else str(text)
+    return whole if len(whole) <= TEXT else "…" + whole[1 - TEXT :]
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """The samples of one file; every line must be whole."""
-    samples = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            sample = json.loads(line)
-            for field in ("filter", "doc_hash", "metrics"):
-                sample[field]
-            for metric in sample["metrics"]:
-                sample[metric]
-        except ValueError as error:
-            raise EvidenceError(f"{file.name}, line {number}: not JSON ({error}).") from error
-        except (KeyError, TypeError) as error:
-            raise EvidenceError(f"{file.name}, line {number}: the field {error} is missing.") from error
-        samples.append(sample)
-    return samples
+def missing(value: Value | None) -> bool:
+    """Whether a document's score is no number (NaN, an empty cell), as :func:`plain` writes it."""
+    return value is None or value in (["nan"], ["inf"], ["-inf"], ["None"])
+
+
+def mean_scores(documents: Iterable[Document]) -> list[Score]:
+    """Every metric's mean over its documents, for files that come without aggregated scores; in order of appearance."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    for document in documents:
+        for metric, value in document.values.items():
+            known = sums.setdefault((metric, document.filter), [])
+            if isinstance(value, float):
+                known.append(value)
+    return [
+        Score(
+            metric=metric, filter=name, value=math.fsum(values) / len(values) if values else None, stderr=None, aggregation="mean"
+        )
+        for (metric, name), values in sums.items()
+    ]  # fmt: skip

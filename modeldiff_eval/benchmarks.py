@@ -1,4 +1,4 @@
-"""Benchmarks beside the card: run them on both models, or read what lm-eval saved, and compare by document.
+"""Benchmarks beside the card: run them on both models, or read what was saved, and compare by document.
 
 ::
 
@@ -10,7 +10,22 @@
 from __future__ import annotations
 
 from modeldiff_eval.benchmark_compare import compare
-from modeldiff_eval.benchmark_run import SMOKE, run_benchmarks, tasks_dir
-from modeldiff_eval.benchmark_samples import Samples, TaskSamples, read_pair, read_results
+from modeldiff_eval.benchmark_flips import write_flips
+from modeldiff_eval.benchmark_read import read_pair, read_results, result_files, split_paths
+from modeldiff_eval.benchmark_run import run_benchmarks
+from modeldiff_eval.benchmark_samples import Samples, TaskSamples
+from modeldiff_eval.benchmark_tasks import SMOKE, tasks_dir
 
-__all__ = ["SMOKE", "Samples", "TaskSamples", "compare", "read_pair", "read_results", "run_benchmarks", "tasks_dir"]
+__all__ = [
+    "SMOKE",
+    "Samples",
+    "TaskSamples",
+    "compare",
+    "read_pair",
+    "read_results",
+    "result_files",
+    "run_benchmarks",
+    "split_paths",
+    "tasks_dir",
+    "write_flips",
+]

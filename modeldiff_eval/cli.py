@@ -120,11 +120,24 @@ def run(
     taxonomy: Annotated[str | None, typer.Option(help="Another taxonomy (YAML).")] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="lm-eval tasks, comma-separated; 'none' for none.", show_default="modeldiff_smoke"),
+        typer.Option(
+            help="lm-eval tasks or task files (.yaml), comma-separated; 'none' for none.",
+            show_default="modeldiff_smoke",
+        ),
     ] = None,
     task_limit: Annotated[int | None, typer.Option(help="Documents a task.")] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="Examples before each question.", show_default="the task's")
+    ] = None,
     benchmarks: Annotated[
-        str | None, typer.Option(help="Saved lm-eval results of both models instead of running tasks.")
+        str | None,
+        typer.Option(
+            help="Saved results of both models instead of running tasks: a folder, a CSV, or BASE,TUNED (lm-eval, lighteval, inspect_ai)."
+        ),
+    ] = None,
+    cluster_by: Annotated[
+        str | None,
+        typer.Option(help="Field of the documents, or prompt_hash: those that share it are resampled together."),
     ] = None,
     causal: Annotated[
         bool | None,
@@ -198,8 +211,8 @@ def run(
         "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
         "annotator": annotator, "annotate_top": annotate_top, "annotator_model": annotator_model, "max_cost": max_cost,
         "batches": batch, "repeats": repeats,
-        "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
-        "arena_snapshot": arena_snapshot, "agreement": agreement,
+        "taxonomy": taxonomy, "task_limit": task_limit, "num_fewshot": num_fewshot, "cluster_by": cluster_by,
+        "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style, "arena_snapshot": arena_snapshot, "agreement": agreement,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
         "trust_remote_code": trust_remote_code or None, "title": title, "causal": causal,
         "causal_tasks": tuple(causal_tasks.split(",")) if causal_tasks else None,

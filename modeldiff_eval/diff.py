@@ -31,6 +31,7 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.agreement import map_for
 from modeldiff_eval.annotate import require_annotator
 from modeldiff_eval.annotate_human import HumanAnnotator
+from modeldiff_eval.benchmarks import result_files, split_paths
 from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
@@ -40,7 +41,7 @@ from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
-from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
+from modeldiff_eval.records import Card, DifferenceInfo, Models
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
@@ -195,7 +196,7 @@ def diff(
 
     # Evidence from outside.
     start = time.monotonic()
-    outside = gather_evidence(work)
+    outside = gather_evidence(work, out)
     ws.timed(work, "evidence", start)
 
     card = build_card(
@@ -321,33 +322,13 @@ def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:
     }
 
 
-def gather_evidence(work: ws.Workspace) -> Outside:
-    """Benchmarks (run here, or read from lm-eval's files) and LMArena tables."""
+def gather_evidence(work: ws.Workspace, out: Path) -> Outside:
+    """Benchmarks (run here, or read from saved results) and LMArena tables."""
     from modeldiff_eval.arena import read_arena
-    from modeldiff_eval.benchmarks import compare, read_pair, run_benchmarks
+    from modeldiff_eval.benchmark_stage import benchmark_stage
 
     settings = work.settings
-    caveats: list[str] = []
-    rows: list[BenchmarkRow] = []
-    samples = None
-    if settings.benchmarks:
-        samples = read_pair(Path(settings.benchmarks), base=settings.base, tuned=settings.tuned)
-    elif settings.tasks:
-        found = []
-        for role in ("base", "tuned"):
-            model = work.pool.get(work.sources[role])
-            with work.reporter.task(f"Benchmarks of {role}", unit="documents") as advance:
-                found.append(
-                    run_benchmarks(
-                        model.model, model.tokenizer, list(settings.tasks), model_key=f"{work.sources[role].key}-{work.pool.dtype}",
-                        cache_dir=work.cache / "benchmarks", limit=settings.task_limit, seed=settings.seed,
-                        on_progress=advance,
-                    )
-                )  # fmt: skip
-        samples = (found[0], found[1])
-    if samples:
-        rows, notes = compare(*samples, draws=settings.draws, rng=np.random.default_rng([settings.seed, 41]))
-        caveats += notes
+    rows, caveats = benchmark_stage(work, out)
     arena = None
     if settings.arena:
         try:
@@ -395,8 +376,9 @@ def _published(settings: Settings) -> Settings:
             "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
             "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus),
             "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
-            "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
-            "arena_style": short(settings.arena_style), "agreement": short(settings.agreement),
+            "taxonomy": short(settings.taxonomy),
+            "benchmarks": settings.benchmarks and ",".join(public_name(str(path)) for path in split_paths(settings.benchmarks)),
+            "arena": short(settings.arena), "arena_style": short(settings.arena_style), "agreement": short(settings.agreement),
             "annotator": kind + colon + public_name(location) if colon else kind,
         }
     )  # fmt: skip
@@ -456,8 +438,7 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
         if path.is_file()
     ]
     if settings.benchmarks:
-        results = sorted(Path(settings.benchmarks).rglob("*.json*"))
-        outside += [file_hash(path) for path in results if path.is_file()]
+        outside += [file_hash(path) for path in result_files(settings.benchmarks)]
     weights = [fingerprint([coder.info.model_dump(), coder.crosscoder.W_dec.sum().item()]) for coder in coders]
     models = {role: source.key for role, source in work.sources.items()}
     return fingerprint(

@@ -273,8 +273,26 @@ class Arena(Record):
     style: list[StyleCoefficient] = Field(default_factory=list)
 
 
+class Flip(Record):
+    """A document that one model gets right and the other wrong. The texts are shortened and not to be trusted: escape them."""
+
+    document: str
+    base: float
+    tuned: float
+    prompt: str | None = None
+    target: str | None = None
+    base_answer: str | None = None
+    tuned_answer: str | None = None
+
+
 class BenchmarkRow(Record):
-    """One benchmark metric of both models, paired per document where possible."""
+    """One benchmark metric of both models, paired per document where possible.
+
+    ``headline``: the task's first metric, which counts for the multiplicity of all tasks; the other metrics are a family of
+    their own. ``wins`` and ``losses``: documents that tuned scores higher or lower on, which is better or worse as
+    ``higher_is_better`` says. ``clusters``: how many were resampled, None where documents were. ``p_mcnemar``: exact, over
+    documents, for scores of 0 and 1. ``flips``: the first few documents of either direction.
+    """
 
     task: str
     metric: str
@@ -288,6 +306,14 @@ class BenchmarkRow(Record):
     verdict: Verdict
     paired: bool
     source: str
+    headline: bool = False
+    higher_is_better: bool | None = None
+    wins: int | None = None
+    ties: int | None = None
+    losses: int | None = None
+    clusters: int | None = None
+    p_mcnemar: float | None = None
+    flips: list[Flip] = []
 
 
 class AgreementRow(Record):

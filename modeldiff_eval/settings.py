@@ -88,6 +88,10 @@ class Settings(Record):
     taxonomy: str | None = None
     tasks: tuple[str, ...] = ()
     task_limit: int | None = Field(None, ge=1)
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question of a benchmark; None leaves it to the task."""
+    cluster_by: str | None = None
+    """Field of a benchmark's documents that those which belong together share: they are resampled together."""
     benchmarks: str | None = None
     arena: str | None = None
     """LMArena's tables (a file, or a folder of snapshots) or a file of battles."""
@@ -200,6 +204,11 @@ def make_settings(
         if given and not fits:
             raise SettingsError(
                 f"--{name} has no effect with --annotator {settings.annotator}: it belongs to claude. Leave it out."
+            )
+    for name, asked in (("num-fewshot", settings.num_fewshot), ("task-limit", settings.task_limit)):
+        if asked is not None and settings.benchmarks:
+            raise SettingsError(
+                f"--{name} has no effect with --benchmarks, whose results are there already. Leave it out."
             )
     if settings.weighting != "none" and (settings.stream or settings.crosscoder):
         why = (

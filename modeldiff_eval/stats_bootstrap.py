@@ -122,10 +122,14 @@ def sign_flip_p(base: ArrayLike, tuned: ArrayLike, *, draws: int = DRAWS, rng: n
     if not len(moved):
         return 1.0
     if np.allclose(np.abs(moved), abs(moved[0]), rtol=1e-9, atol=0):
-        fewer = min(np.count_nonzero(moved > 0), np.count_nonzero(moved < 0))
-        return float(min(1.0, 2 * binom.cdf(fewer, len(moved), 0.5)))
+        return mcnemar_p(int(np.count_nonzero(moved > 0)), int(np.count_nonzero(moved < 0)))
     null = _flipped_sums(moved[:, None], draws=draws, rng=rng)[:, 0]
     return permutation_p(abs(float(moved.sum())), np.abs(null))
+
+
+def mcnemar_p(wins: int, losses: int) -> float:
+    """Exact two-sided McNemar test: the binomial test of the documents that only one model gets right. 1 without any."""
+    return float(min(1.0, 2 * binom.cdf(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
 
 
 def class_activation_shift(

@@ -52,6 +52,10 @@ class Pool:
             self._load(source, name[1])
         return self._loaded[name]
 
+    def size(self, source: weights.Source) -> int:
+        """Bytes of the weights of a model, which is loaded for that."""
+        return _bytes(self.get(source))
+
     def together(self, *sources: weights.Source) -> list[weights.Loaded]:
         """Models that are needed side by side, whatever their size; the others go, as far as they are big."""
         names = [(source.key, self.dtype) for source in sources]

@@ -75,7 +75,8 @@ def test_saved_results_are_read_with_their_documents(tmp_path: Path) -> None:
     [task] = samples.tasks
     assert (task.task, task.n, len(task.documents)) == ("t", 3, 3)
     assert {score.metric: score.stderr for score in task.scores} == {"acc": 0.2, "word_perplexity": None}
-    assert samples.caveats == []
+    assert task.scores[0].metric == "acc", "the metric that the task lists first is its headline"
+    assert [("group" in caveat, "no samples of their own" in caveat) for caveat in samples.caveats] == [(True, True)]
     assert read_results(tmp_path / f"results_{STAMP}.json").tasks == samples.tasks
 
 

@@ -142,18 +142,35 @@ def test_six_of_eight_documents_gained_by_hand() -> None:
     assert row.paired
     assert 0 < row.delta.low < 0.75 < row.delta.high <= 1
     assert row.mde == pytest.approx(2.8016 / 3.9199 * (row.delta.high - row.delta.low), rel=1e-3)
-    assert caveats == []
+    assert (row.wins, row.ties, row.losses, row.p_mcnemar) == (6, 2, 0, row.p)
+    assert [flip.document for flip in row.flips] == ["0", "1"], "the first ones, not chosen"
+    assert caveats == ["Documents that only tuned (+) or only base (−) gets right: t acc +6 −0 of 8."]
 
 
-def test_holm_runs_over_all_rows() -> None:
-    base, tuned = _samples([0] * 6 + [1, 0]), _samples([1] * 7 + [0])
-    other, same = _samples([0, 1] * 4, task="u"), _samples([0, 1] * 4, task="u")
-    rows, _ = _compare(
-        Samples(source="test", tasks=base.tasks + other.tasks), Samples(source="test", tasks=tuned.tasks + same.tasks)
-    )
-    assert [row.p for row in rows] == [0.03125, 1.0]
-    assert [row.p_adjusted for row in rows] == [0.0625, 1.0]
-    assert [row.verdict for row in rows] == ["unclear", "unclear"]
+def test_benjamini_hochberg_runs_over_tasks_by_their_first_metric() -> None:
+    """Three tasks with p 1/32, 1/32 and 1, the first with a second metric that must not count for them."""
+    won, lost = _samples([0] * 6 + [1, 0]), _samples([1] * 7 + [0])
+
+    def side(own: Samples) -> Samples:
+        first = own.tasks[0]
+        more = first.scores[0].model_copy(update={"metric": "acc_norm"})
+        documents = [
+            d.model_copy(update={"values": {**d.values, "acc_norm": d.values["acc"]}}) for d in first.documents
+        ]
+        two = first.model_copy(update={"scores": [first.scores[0], more], "documents": documents})
+        same = _samples([0, 1] * 4, task="v").tasks[0]
+        return Samples(source="test", tasks=[two, first.model_copy(update={"task": "u"}), same])
+
+    rows, caveats = _compare(side(won), side(lost))
+    assert [(row.task, row.metric, row.headline) for row in rows] == [
+        ("t", "acc", True), ("t", "acc_norm", False), ("u", "acc", True), ("v", "acc", True)
+    ]  # fmt: skip
+    assert [row.p for row in rows] == [0.03125, 0.03125, 0.03125, 1.0]
+    assert [row.p_adjusted for row in rows] == [0.046875, 0.03125, 0.046875, 1.0]
+    assert [row.verdict for row in rows] == ["up", "up", "up", "unclear"]
+    assert "over 3 headline metrics" in rows[0].source
+    assert "over 1 further metric" in rows[1].source
+    assert any("3 tasks, one headline metric each" in caveat for caveat in caveats)
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "perplexity", "weighted_perplexity", "f1"])
@@ -216,12 +233,13 @@ def test_without_documents_the_reported_errors_are_used() -> None:
     assert row.delta.value == pytest.approx(0.1)
     assert row.delta.low == pytest.approx(0.1 - 1.959964 * 0.05, abs=1e-6)
     assert row.p == pytest.approx(0.0455, abs=1e-4)  # z = 2
-    assert caveats == []
+    assert "published standard errors" in caveats[0]
+    assert (row.wins, row.p_mcnemar, row.clusters) == (None, None, None)
     [row], caveats = _compare(reported(0.5, 0.03), reported(0.6, None))
     assert row.delta.low is None
     assert row.p is None
     assert row.verdict == "unclear"
-    assert "no interval" in caveats[0]
+    assert any("no interval" in caveat for caveat in caveats)
 
 
 def test_a_metric_that_cannot_be_put_together_is_not_paired() -> None:

@@ -1,0 +1,48 @@
+"""The benchmarks of one run: both models scored here, or read from saved results, then compared document by document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from modeldiff_eval.benchmark_models import model_of
+from modeldiff_eval.benchmarks import Samples, compare, read_pair, run_benchmarks, write_flips
+from modeldiff_eval.models import is_adapter, public_name
+from modeldiff_eval.records import BenchmarkRow
+from modeldiff_eval.workspace import Workspace
+
+
+def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], list[str]]:
+    """The rows of the card and their caveats; empty where no benchmark was asked for.
+
+    ``out/benchmarks`` gets the logs of what was run here, ``out/flips.jsonl`` every document that only one model gets right.
+
+    Raises:
+        EvidenceError: a task or file is unusable, or the models were scored on different documents.
+    """
+    settings = work.settings
+    if settings.benchmarks:
+        names = {role: public_name(name) if is_adapter(name) else name for role, name in _names(work).items()}
+        both = read_pair(settings.benchmarks, cluster_by=settings.cluster_by, **names)
+    elif settings.tasks:
+        both = (_run(work, "base", out), _run(work, "tuned", out))
+    else:
+        return [], []
+    rows, caveats = compare(*both, draws=settings.draws, rng=np.random.default_rng([settings.seed, 41]))
+    write_flips(out / "flips.jsonl", *both)
+    return rows, caveats
+
+
+def _names(work: Workspace) -> dict[str, str]:
+    return {"base": work.settings.base, "tuned": work.settings.tuned}
+
+
+def _run(work: Workspace, role: str, out: Path) -> Samples:
+    settings = work.settings
+    with model_of(work, role) as model, work.reporter.task(f"Benchmarks of {role}", unit="documents") as advance:
+        return run_benchmarks(
+            model.model, model.tokenizer, list(settings.tasks), model_key=model.key, cache_dir=work.cache / "benchmarks",
+            log_dir=out / "benchmarks" / role, limit=settings.task_limit, num_fewshot=settings.num_fewshot,
+            cluster_by=settings.cluster_by, seed=settings.seed, on_progress=advance,
+        )  # fmt: skip
