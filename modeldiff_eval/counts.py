@@ -16,6 +16,7 @@ import numpy as np
 import scipy
 
 from modeldiff_eval._version import __version__
+from modeldiff_eval.card_digest import seal
 from modeldiff_eval.counts_csv import read_latents
 from modeldiff_eval.counts_evidence import arena_from_spec, benchmarks_from_spec
 from modeldiff_eval.counts_spec import CountPair, CountsSpec, SideSpec, read_spec
@@ -179,27 +180,29 @@ def _card(
     provenance: Provenance,
 ) -> Card:
     omnibus = {"classes": classes.omnibus_p, "categories": categories.omnibus_p}
-    return Card(
-        title=title,
-        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
-        mode=mode,
-        method=method,
-        headline=headline(classes.rows, latents),
-        models=models,
-        crosscoders=[],
-        latents=latents,
-        classes=classes.rows,
-        categories=categories.rows,
-        arena=arena,
-        benchmarks=benchmarks,
-        agreement=agreement([*classes.rows, *categories.rows], arena=arena, benchmarks=benchmarks),
-        not_significant=not_significant(classes.rows, categories.rows, latents, arena=arena, benchmarks=benchmarks),
-        caveats=[
-            *caveats,
-            *share_only(classes.rows),
-            *share_method([*classes.rows, *categories.rows], omnibus),
-        ],
-        provenance=provenance,
+    return seal(
+        Card(
+            title=title,
+            created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+            mode=mode,
+            method=method,
+            headline=headline(classes.rows, latents),
+            models=models,
+            crosscoders=[],
+            latents=latents,
+            classes=classes.rows,
+            categories=categories.rows,
+            arena=arena,
+            benchmarks=benchmarks,
+            agreement=agreement([*classes.rows, *categories.rows], arena=arena, benchmarks=benchmarks),
+            not_significant=not_significant(classes.rows, categories.rows, latents, arena=arena, benchmarks=benchmarks),
+            caveats=[
+                *caveats,
+                *share_only(classes.rows),
+                *share_method([*classes.rows, *categories.rows], omnibus),
+            ],
+            provenance=provenance,
+        )
     )
 
 

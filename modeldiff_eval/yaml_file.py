@@ -22,14 +22,36 @@ def read_yaml(path: Path, what: str, *, hint: str = "") -> Any:
     Raises:
         UsageError: it cannot be read, is larger than four megabytes, or is not UTF-8 or not YAML.
     """
+    return _read(path, what, hint, _UniqueKeys)
+
+
+def read_yaml_with_lines(path: Path, what: str, key: str, *, hint: str = "") -> tuple[Any, list[int]]:
+    """:func:`read_yaml`, and the line (from 1) on which each item of the list under the top-level ``key`` begins."""
+    lines: list[int] = []
+
+    class WithLines(_UniqueKeys):
+        def construct_document(self, node: yaml.Node) -> Any:
+            for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+                if name.value == key and isinstance(value, yaml.SequenceNode):
+                    lines[:] = [item.start_mark.line + 1 for item in value.value]
+            return super().construct_document(node)
+
+    return _read(path, what, hint, WithLines), lines
+
+
+def _read(path: Path, what: str, hint: str, loader: type[_UniqueKeys]) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path}: larger than {MAX_BYTES} bytes; this is not a {what}.")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except OSError as error:
         raise UsageError(f"Cannot read the {what} {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply; this is not a {what}.") from error
+    except ValueError as error:  # such as the date 2027-02-30
+        raise UsageError(f"{path}: not valid YAML ({error}). {hint}".rstrip()) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
