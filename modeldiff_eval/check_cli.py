@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,38 +79,49 @@ def check(
     if policy is None:
         raise UsageError("--policy is missing. `modeldiff-eval policy init CARD --out policy.yaml` writes one to start from.")  # fmt: skip
     _one_source(source, pair, config, out)
-    from modeldiff_eval.gate import check_card, exit_code
-    from modeldiff_eval.gate_output import FORMATS, Report
-    from modeldiff_eval.gate_pair import finished_card, is_fast
-    from modeldiff_eval.gate_policy import read_policy
+    with _no_collection() if source is not None else nullcontext():
+        from modeldiff_eval.gate import check_card, exit_code
+        from modeldiff_eval.gate_output import FORMATS, Report
+        from modeldiff_eval.gate_pair import finished_card, is_fast
+        from modeldiff_eval.gate_policy import read_policy
 
-    rules = read_policy(policy)
-    before, notes = None, list[str]()
-    baseline = baseline or rules.baseline
-    if baseline is not None:
-        before, notes = finished_card(baseline, "baseline", allow_edited=allow_edited)
-    if source is not None:
-        found, said = finished_card(source, "card", allow_edited=allow_edited)
-        notes += said
-    else:
-        found = _made(pair, config, out, quiet=quiet)
-    gate = check_card(
-        found.card,
-        rules,
-        baseline=before.card if before else None,
-        baseline_name=str(baseline) if before else None,
-        fast=is_fast(found.card),
-        notes=tuple(notes),
-    )
-    code = exit_code(gate, strict=strict)
-    report = Report(gate, found.card.title, _relative(policy), code, found.card.created, strict)
-    if update_card or source is None:
-        _update(found, gate)
-    for name, file in wanted:
-        _write(FORMATS[name](report), file)
-    if summary:
-        _summarise(report)
+        rules = read_policy(policy)
+        before, notes = None, list[str]()
+        baseline = baseline or rules.baseline
+        if baseline is not None:
+            before, notes = finished_card(baseline, "baseline", allow_edited=allow_edited)
+        if source is not None:
+            found, said = finished_card(source, "card", allow_edited=allow_edited)
+            notes += said
+        else:
+            found = _made(pair, config, out, quiet=quiet)
+        gate = check_card(
+            found.card,
+            rules,
+            baseline=before.card if before else None,
+            baseline_name=str(baseline) if before else None,
+            fast=is_fast(found.card),
+            notes=tuple(notes),
+        )
+        code = exit_code(gate, strict=strict)
+        report = Report(gate, found.card.title, _relative(policy), code, found.card.created, strict)
+        if update_card or source is None:
+            _update(found, gate)
+        for name, file in wanted:
+            _write(FORMATS[name](report), file)
+        if summary:
+            _summarise(report)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection in a process of half a second: looking for cycles is a tenth of its imports."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _formats(given: list[str] | None, output: Path | None) -> list[tuple[str, Path | None]]:

@@ -74,4 +74,4 @@ def _packaged(card: Card) -> set[str]:
     names = {(item.code, item.name) for item in packaged.classes}
     if not {(row.code, row.name) for row in card.classes} <= names:
         return set()
-    return {item.code for item in (*packaged.classes, *packaged.categories)}
+    return {item.code for item in packaged.classes} | {item.code for item in packaged.categories}

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.gate_expression import Key, Path, path_text
@@ -47,8 +47,7 @@ class Seen:
         return path_text(self.keys)
 
 
-@dataclass(frozen=True)
-class _Around:
+class _Around(NamedTuple):
     """What is known on the way down to a leaf."""
 
     trail: Path = ()
@@ -58,7 +57,7 @@ class _Around:
     missing: str | None = None
 
     def at(self, *keys: Key) -> _Around:
-        return replace(self, trail=(*self.trail, *keys))
+        return self._replace(trail=(*self.trail, *keys))
 
 
 def look_up(card: Card, path: Path) -> list[Seen]:
@@ -71,7 +70,6 @@ def look_up(card: Card, path: Path) -> list[Seen]:
 
 
 def _walk(kind: Any, value: Any, rest: Path, around: _Around, card: Card) -> list[Seen]:
-    kind = _plain(kind)
     if isinstance(kind, type) and issubclass(kind, Record):
         return _record(kind, value, rest, around, card)
     item = get_args(kind)[0] if get_origin(kind) is list else None
@@ -100,11 +98,11 @@ def _record(kind: type[Record], value: Any, rest: Path, around: _Around, card: C
             f"{_named(around)} has no {visible(name)!r}.{did_you_mean(name, found)} It has {', '.join(_fields(kind))}."
         )
     if "n" in found and found["n"] is int and value is not None:
-        around = replace(around, n=value.n)
+        around = around._replace(n=value.n)
     if isinstance(value, ClassRow) and not value.covered and name != "covered":
-        around = replace(around, missing=f"the corpus does not reach {visible(value.code)} {visible(value.name)}")
+        around = around._replace(missing=f"the corpus does not reach {visible(value.code)} {visible(value.name)}")
     if issubclass(kind, Estimate) and name in PARTS:
-        around = replace(around, estimate=value, part=name)
+        around = around._replace(estimate=value, part=name)
     return _walk(found[name], None if value is None else getattr(value, name), rest[1:], around.at(rest[0]), card)
 
 
@@ -129,7 +127,7 @@ def _rows(kind: type[Record], rows: Any, rest: Path, around: _Around, card: Card
     if kind in METRICS and not more and rest[used:] and rest[used].name not in found:
         return _missing(kind, chosen, rest, around, card, used)
     if not chosen:
-        nothing = replace(around.at(rest[0]), missing="this card has no such rows")
+        nothing = around.at(rest[0])._replace(missing="this card has no such rows")
         return _record(kind, None, rest[used:], nothing, card)
     own = rest[: used + more]
     return [
@@ -148,7 +146,7 @@ def _missing(kind: type[Record], rows: Any, rest: Path, around: _Around, card: C
         name = ".".join(key.name for key in rest[:count])
         try:
             reason = around.missing or absent(kind, name, rows, card, categories=dotted)
-            return _record(kind, None, rest[count:], replace(around.at(*rest[:count]), missing=reason), card)
+            return _record(kind, None, rest[count:], around.at(*rest[:count])._replace(missing=reason), card)
         except UsageError as error:
             first = first or error
     raise first or UsageError(f"{_named(around)}: name a number in it.")
@@ -167,7 +165,7 @@ def _mapping(kind: Any, value: Any, rest: Path, around: _Around, card: Card) -> 
     found = chosen[0] if chosen else None
     used = used or 1
     if not chosen:
-        around = replace(around, missing=around.missing or f"this card has no {visible(rest[0].name)!r} there")
+        around = around._replace(missing=around.missing or f"this card has no {visible(rest[0].name)!r} there")
     return _walk(inner, found, rest[used:], around.at(*rest[:used]), card)
 
 
@@ -222,8 +220,8 @@ def _plain(kind: Any) -> Any:
 
 @cache
 def kinds_of(kind: type[Record]) -> dict[str, Any]:
-    """Field → type of a record."""
-    return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+    """Field → type of a record, without its ``| None``."""
+    return {field.alias or name: _plain(field.annotation) for name, field in kind.model_fields.items()}
 
 
 def _fields(kind: type[Record]) -> list[str]:

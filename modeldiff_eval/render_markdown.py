@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modeldiff_eval import naming_words
+from modeldiff_eval.gate_words import ordered, result
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, DifferenceInfo, Estimate, ModelInfo
 from modeldiff_eval.render_causal import causal_lines, causal_table
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
@@ -75,11 +76,9 @@ def _head(card: Card) -> str:
     if card.models.anchor is not None:
         lines.append(f"- Anchor: {_model(card.models.anchor)}")
     if card.gate is not None and card.gate.rules:
-        order = ("fail", "inconclusive", "pass")
-        rules = sorted(card.gate.rules, key=lambda rule: order.index(rule.verdict))
         rows = [
-            (markdown(r.rule, limit=200), "not measured" if r.value is None else compact(r.value), r.verdict.upper())
-            for r in rules
+            (markdown(r.rule, limit=200), "not measured" if r.value is None else compact(r.value), result(r))
+            for r in ordered(card.gate)
         ]
         lines += ["", _table(("Rule", "Value", "Result"), rows[:10])]
         if rows[10:]:
