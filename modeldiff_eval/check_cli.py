@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modeldiff_eval.cli_options import Quiet
 from modeldiff_eval.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def check(
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks to run, comma-separated.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings of the run as YAML.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<tuned>")] = None,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress of a fresh pair.")] = False,
 ) -> None:
     """A card against a policy. Exit code 0 pass, 1 fail, 2 usage, 3 run-time failure, 4 inconclusive with --strict.
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.gate_expression import Baseline, Term, bound_text
 from modeldiff_eval.gate_target import Seen
+from modeldiff_eval.gate_words import range_text
 from modeldiff_eval.records import Estimate, GateVerdict
-from modeldiff_eval.render_text import compact, interval, visible
+from modeldiff_eval.render_text import compact, visible
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
@@ -129,13 +130,13 @@ def _by_interval(term: Term, seen: Seen, bound: Range, shown: str) -> Decision:
     if far is not None and easy is not None and not holds(far, easy):
         return Decision("fail", seen, shown, margin)
     open_end = near is None or far is None or hard is None or easy is None
-    why = "a bound of the interval is missing" if open_end else f"the interval {interval(found, 2)} lies on both sides"
+    why = "a bound of the interval is missing" if open_end else f"the interval {range_text(found)} lies on both sides"
     return Decision("inconclusive", seen, shown, margin, (why,))
 
 
 def _shown(held: Estimate | float | None) -> str:
     if isinstance(held, Estimate):
-        return f"{compact(held.value, signed=True)}, {interval(held, 2)}"
+        return f"{compact(held.value, signed=True)}, {range_text(held)}"
     return "not measured" if held is None else compact(held)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from modeldiff_eval.records import Gate, Rule
+from modeldiff_eval.records import Estimate, Gate, Rule
 from modeldiff_eval.render_text import interval, number, visible
 
 Result = Literal["FAIL", "INCONCLUSIVE", "WARNING", "WAIVED", "UNDECIDED", "PASS"]
@@ -58,12 +58,18 @@ def seen_text(rule: Rule) -> str:
         said = _number(rule.value, signed=rule.interval is not None)
     if rule.interval is not None and (rule.interval.low, rule.interval.high) != (None, None):
         level = getattr(rule.interval, "level", 0.95)
-        said += f" ({number(100 * level, 0)}\u00a0% {interval(rule.interval, 2)})"
+        said += f" ({number(100 * level, 0)}\u00a0% {range_text(rule.interval)})"
     if rule.n is not None:
         said += f", n {number(rule.n, 0)}"
     if rule.at is not None and not rule.rule.startswith(f"{rule.at} "):
         said += f" at {visible(rule.at, limit=200)}"
     return said
+
+
+def range_text(found: Estimate) -> str:
+    """Both bounds, with more decimals where they are small."""
+    large = max((abs(bound) for bound in (found.low, found.high) if bound is not None), default=0.0)
+    return interval(found, 1 if large >= 100 else 2 if large >= 1 else 3)
 
 
 def notes_text(rule: Rule) -> str:
