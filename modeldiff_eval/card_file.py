@@ -21,17 +21,18 @@ class CardFile(NamedTuple):
     seal: Seal
 
 
-def read_card(path: Path) -> Card:
+def read_card(path: Path | str) -> Card:
     """The card at ``path``: a ``card.json``, or a run's folder with one in it; errors of :func:`read_card_file`."""
     return read_card_file(path).card
 
 
-def read_card_file(path: Path) -> CardFile:
+def read_card_file(path: Path | str) -> CardFile:
     """The card at ``path``, a file or a run's folder, and what its checksum says.
 
     Raises:
         UsageError: there is none, it is not JSON, of another schema version, or a field is wrong (which one is said).
     """
+    path = Path(path)
     file = path / "card.json" if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -53,7 +53,7 @@ def seen_text(rule: Rule) -> str:
     if rule.word is not None:
         said = visible(rule.word, limit=100)
     elif rule.value is None:
-        said = "no number"
+        said = "not measured"
     else:
         said = _number(rule.value, signed=rule.interval is not None)
     if rule.interval is not None and (rule.interval.low, rule.interval.high) != (None, None):
