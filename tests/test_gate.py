@@ -6,7 +6,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from sample_cards import full_card
 
 from modeldiff_eval.card_file import read_card
@@ -353,6 +357,35 @@ def test_what_is_wrong_with_a_policy_is_said(tmp_path: Path, text: str, said: st
         read_policy(file)
     assert said in str(found.value)
     assert "policy.yaml" in str(found.value)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(alphabet="rulesbaseline: -{}[]>&*!|'\"#\n\t5.,?%@", max_size=120).map(str.encode),
+        st.recursive(
+            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("a > 1")),
+            lambda inner: st.one_of(
+                st.lists(inner, max_size=3),
+                st.dictionaries(
+                    st.sampled_from(["rules", "rule", "waiver", "until", "reason", "severity", "x"]), inner
+                ),
+            ),
+            max_leaves=8,
+        ).map(lambda found: yaml.safe_dump(found).encode()),
+    )
+)
+@hypothesis.settings(
+    deadline=None, max_examples=300, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_any_file_is_a_policy_or_a_usage_error(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_bytes(content)
+    try:
+        assert read_policy(file).rules
+    except UsageError as error:
+        said = str(error)
+        assert "policy.yaml" in said
 
 
 def test_no_policy_and_its_baseline(tmp_path: Path) -> None:
