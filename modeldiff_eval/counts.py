@@ -17,6 +17,7 @@ import scipy
 
 from modeldiff_eval._version import __version__
 from modeldiff_eval.agreement import compare, map_for, rank_correlations, sentence
+from modeldiff_eval.card_digest import seal
 from modeldiff_eval.counts_csv import read_latents
 from modeldiff_eval.counts_evidence import arena_from_spec, benchmarks_from_spec
 from modeldiff_eval.counts_spec import CountPair, CountsSpec, SideSpec, read_spec
@@ -184,29 +185,31 @@ def _card(
         map_for(None, Taxonomy.load()), [*classes.rows, *categories.rows], arena=arena, benchmarks=benchmarks
     )
     correlations = rank_correlations(compared, rng=np.random.default_rng([provenance.seeds["bootstrap"], 45]))
-    return Card(
-        title=title,
-        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
-        mode=mode,
-        method=method,
-        headline=headline(classes.rows, latents),
-        models=models,
-        crosscoders=[],
-        latents=latents,
-        classes=classes.rows,
-        categories=categories.rows,
-        arena=arena,
-        benchmarks=benchmarks,
-        agreement=[item.row for item in compared],
-        rank_correlations=correlations,
-        not_significant=not_significant(classes.rows, categories.rows, latents, arena=arena, benchmarks=benchmarks),
-        caveats=[
-            *caveats,
-            *filter(None, [sentence(compared, correlations)]),
-            *share_only(classes.rows),
-            *share_method([*classes.rows, *categories.rows], omnibus),
-        ],
-        provenance=provenance,
+    return seal(
+        Card(
+            title=title,
+            created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+            mode=mode,
+            method=method,
+            headline=headline(classes.rows, latents),
+            models=models,
+            crosscoders=[],
+            latents=latents,
+            classes=classes.rows,
+            categories=categories.rows,
+            arena=arena,
+            benchmarks=benchmarks,
+            agreement=[item.row for item in compared],
+            rank_correlations=correlations,
+            not_significant=not_significant(classes.rows, categories.rows, latents, arena=arena, benchmarks=benchmarks),
+            caveats=[
+                *caveats,
+                *filter(None, [sentence(compared, correlations)]),
+                *share_only(classes.rows),
+                *share_method([*classes.rows, *categories.rows], omnibus),
+            ],
+            provenance=provenance,
+        )
     )
 
 

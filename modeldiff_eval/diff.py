@@ -33,6 +33,7 @@ from modeldiff_eval.annotate import require_annotator
 from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.benchmarks import result_files, split_paths
 from modeldiff_eval.card import Outside, build_card
+from modeldiff_eval.card_digest import seal
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
@@ -479,6 +480,7 @@ def _write(
 ) -> Run:
     import pandas as pd
 
+    card = seal(card)
     for name, frame in (
         ("latents", table),
         ("examples", analysis.example_table(measured)),

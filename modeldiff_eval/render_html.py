@@ -13,6 +13,7 @@ from markupsafe import Markup
 from modeldiff_eval import naming_words
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
+from modeldiff_eval.gate_words import notes_text, ordered, result, seen_text
 from modeldiff_eval.records import Card, Gate, Verdict
 from modeldiff_eval.render_causal import causal_view
 from modeldiff_eval.render_curve import training
@@ -22,7 +23,6 @@ from modeldiff_eval.resources import resource
 GATE_WORDS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 NOT_GATED = "NOT GATED"
 _TONE: dict[Verdict | None, str] = {"up": "up", "down": "down", "unclear": "ns", "not covered": "off", None: ""}
-_RULE_ORDER = ("fail", "inconclusive", "pass")
 
 
 @cache
@@ -119,7 +119,7 @@ def style() -> str:
 
 
 def _rules(gate: Gate | None) -> list[Any]:
-    return [] if gate is None else sorted(gate.rules, key=lambda rule: _RULE_ORDER.index(rule.verdict))
+    return [] if gate is None else [(rule, seen_text(rule), result(rule), notes_text(rule)) for rule in ordered(gate)]
 
 
 def _extras(card: Card) -> list[tuple[str, str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modeldiff_eval import naming_words
+from modeldiff_eval.gate_words import ordered, result, seen_text
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, DifferenceInfo, Estimate, ModelInfo
 from modeldiff_eval.render_causal import causal_lines, causal_table
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import simpler
-from modeldiff_eval.render_text import VERDICT_TEXT, arrow, compact, interval, markdown, number, p_value, percent
+from modeldiff_eval.render_text import VERDICT_TEXT, arrow, interval, markdown, number, p_value, percent
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, graded_n
 
 LIMIT = 65_536
@@ -75,12 +76,7 @@ def _head(card: Card) -> str:
     if card.models.anchor is not None:
         lines.append(f"- Anchor: {_model(card.models.anchor)}")
     if card.gate is not None and card.gate.rules:
-        order = ("fail", "inconclusive", "pass")
-        rules = sorted(card.gate.rules, key=lambda rule: order.index(rule.verdict))
-        rows = [
-            (markdown(r.rule, limit=200), "not measured" if r.value is None else compact(r.value), r.verdict.upper())
-            for r in rules
-        ]
+        rows = [(markdown(r.rule, limit=200), markdown(seen_text(r), limit=300), result(r)) for r in ordered(card.gate)]
         lines += ["", _table(("Rule", "Value", "Result"), rows[:10])]
         if rows[10:]:
             lines += ["", _details(f"{len(rows) - 10} more rules", _table(("Rule", "Value", "Result"), rows[10:]))]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeldiff_eval import naming_words
+from modeldiff_eval.gate_words import ordered, result
 from modeldiff_eval.records import ActivationChange, Card, Estimate, Verdict
 from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
@@ -42,10 +43,10 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
     gate = NOT_GATED if card.gate is None else GATE_WORDS[card.gate.verdict]
     show(Text.assemble((f" {gate} ", "reverse bold"), " ", (visible(card.title, limit=200), "bold")))
     show(Text(visible(card.headline, limit=1000)))
-    for rule in card.gate.rules if card.gate else []:
+    for rule in ordered(card.gate) if card.gate else []:
         if rule.verdict != "pass":
             value = "not measured" if rule.value is None else compact(rule.value)
-            show(Text(f"  {rule.verdict.upper()}: {visible(rule.rule, limit=160)}  (value {value})"))
+            show(Text(f"  {result(rule)}: {visible(rule.rule, limit=160)}  (value {value})"))
     console.print()
     if card.classes:
         console.print(_classes(card, console.width, ascii_only), highlight=False)

@@ -173,10 +173,15 @@ def elo_tile(card: Card) -> Tile:
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier", "ter", "loss", "nll", "error")
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric's name says that less of it is better."""
+    return any(word in metric.lower().split(",")[0].split("_") for word in LOWER_IS_BETTER)
+
+
 def benchmark_tile(card: Card) -> Tile:
     """The benchmark with the lowest delta, among metrics of which more is better."""
     known = [b for b in card.benchmarks if b.delta.value is not None]
-    rows = [b for b in known if not any(word in b.metric.lower().split(",")[0].split("_") for word in LOWER_IS_BETTER)]
+    rows = [b for b in known if not lower_is_better(b.metric)]
     if not rows:
         return Tile("Worst benchmark \u0394", None, "", "not measured", "", None)
     row = min(rows, key=lambda b: b.delta.value or 0.0)

@@ -20,7 +20,7 @@ from modeldiff_eval.resources import resource
 
 PAPER_MODEL = "a model of Gemma-2-9b's size"
 """Stands for both models where the ``paper`` preset is planned without any."""
-Preset = Literal["quick", "standard", "paper"]
+Preset = Literal["fast", "quick", "standard", "paper"]
 Method = Literal["difference", "batchtopk", "dedicated", "delta"]
 TrackerName = Literal["tensorboard", "wandb"]
 Weighting = Literal["none", "kl", "assistant"]

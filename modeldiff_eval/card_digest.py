@@ -1,0 +1,53 @@
+"""The checksum of a card: has a person changed a number in ``card.json`` since it was made?
+
+SHA-256 over the card as canonical JSON, without the time stamp, the gate's verdict and the checksum itself. What is null or empty is
+left out and 5.0 is 5, so another version's new fields, key order and white space change nothing. It finds slips and quiet
+corrections; it is no signature, since anyone can compute it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from modeldiff_eval.records import Card
+
+Seal = Literal["whole", "edited", "none"]
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """``sha256:…`` of a card's JSON object."""
+    kept = {name: value for name, value in record.items() if name not in ("created", "gate")}
+    made = kept.get("provenance")
+    if isinstance(made, Mapping):
+        kept["provenance"] = {name: value for name, value in made.items() if name != "digest"}
+    text = json.dumps(_canonical(kept), sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(card: Card) -> Card:
+    """The card with its checksum; the last step of making one."""
+    made = card.provenance.model_copy(update={"digest": digest(card.model_dump(by_alias=True))})
+    return card.model_copy(update={"provenance": made})
+
+
+def seal_of(record: Mapping[str, Any]) -> Seal:
+    """Whether the card in a file is as it was made; "none" for a card that carries no checksum."""
+    made = record.get("provenance")
+    stated = made.get("digest") if isinstance(made, Mapping) else None
+    if stated is None:
+        return "none"
+    return "whole" if stated == digest(record) else "edited"
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        pairs = ((str(name), _canonical(inner)) for name, inner in value.items())
+        return {name: inner for name, inner in pairs if inner is not None and inner != [] and inner != {}}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
