@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -67,12 +67,14 @@ def _require_plain(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Fast):
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "references (*name) are not read; write the part out", event.start_mark
-            )
+            _refuse("references (*name) are not read; write the part out", event)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
+            _refuse("nested too deeply", event)
+
+
+def _refuse(problem: str, event: Any) -> NoReturn:
+    raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
 
 
 class _Plain(_Fast):  # type: ignore[misc, valid-type]
