@@ -74,7 +74,7 @@ def run_benchmarks(
     Raises:
         EvidenceError: a task is unknown, its data cannot be loaded, or lm-eval failed on it.
     """
-    with _quiet(verbose), _generators_kept():
+    with _quiet(verbose), generators_kept():
         loaded = load_tasks(tasks)
         caveats = []
         chat = apply_chat_template and getattr(tokenizer, "chat_template", None) is not None
@@ -258,7 +258,7 @@ def _seed(seed: int) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
     """Put the global generators back afterwards, whatever lm-eval does with them."""
     import torch
 
