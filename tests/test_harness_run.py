@@ -151,7 +151,7 @@ def test_metadata_of_others_is_let_pass() -> None:
 def test_what_cannot_be_looked_into_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.models.dummy import DummyLM
 
-    with pytest.raises(UsageError, match="DummyLM does not allow.*--model hf"):
+    with pytest.raises(UsageError, match=r"DummyLM does not allow.*--model hf"):
         harness_run.require_live(DummyLM())
     engine = SimpleNamespace(model=object(), tokenizer=tiny_tokenizer())
     with pytest.raises(UsageError, match="SimpleNamespace does not allow"):
