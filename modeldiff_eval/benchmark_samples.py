@@ -21,6 +21,8 @@ from modeldiff_eval.records import Record
 
 Value = float | list[Any]
 """A score of one document: a number, or what a metric needs to aggregate, such as ``[log-likelihood, words]``."""
+COMPARISON = "modeldiff"
+"""Request type of our own lm-eval task, which compares two models and is no benchmark of one."""
 
 
 class Document(Record):
@@ -187,11 +189,16 @@ def _result_files(path: Path) -> list[Path]:
 
 
 def _tasks_of(results: Any, file: Path) -> list[str]:
-    """Names of the tasks (not groups) in a result file."""
+    """Names of the benchmarks in a result file: tasks, not groups, and not our own comparison beside them."""
     for key in ("results", "configs"):
         if not isinstance(results, Mapping) or not isinstance(results.get(key), Mapping):
             raise EvidenceError(f"{file}: the field {key!r} is missing; this is not a results file of lm-eval.")
-    return [task for task in results["configs"] if task in results["results"]]
+    configs = results["configs"]
+    return [
+        task
+        for task, config in configs.items()
+        if task in results["results"] and not (isinstance(config, Mapping) and config.get("output_type") == COMPARISON)
+    ]
 
 
 def _document(sample: Mapping[str, Any]) -> Document:

@@ -26,11 +26,12 @@ from lm_eval.filters import build_filter_ensemble
 
 from modeldiff_eval import harness_run
 from modeldiff_eval.benchmark_run import generators_kept
+from modeldiff_eval.benchmark_samples import COMPARISON
 from modeldiff_eval.card_file import read_card
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.harness_metrics import card_metrics
 
-REQUEST = "modeldiff"
+REQUEST = COMPARISON
 """lm-eval's evaluator answers an instance by calling the model's method of this name."""
 
 _log = logging.getLogger("lm_eval.modeldiff")
@@ -134,7 +135,7 @@ class ModelDiffTask(Task):  # type: ignore[misc]
         """As lm-eval; saved results say in the metadata where the card is and what is undefined, and why."""
         config: dict[str, Any] = super().dump_config()
         found = {name: self._result[name] for name in ("card", "absent") if name in self._result}
-        return {**config, "metadata": {**self._metadata, **found}}
+        return {**config, "output_type": REQUEST, "metadata": {**self._metadata, **found}}
 
 
 def _only(items: Sequence[float]) -> float:

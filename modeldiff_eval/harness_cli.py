@@ -39,6 +39,8 @@ def evaluate(argv: Sequence[str]) -> int:
     import lm_eval.tasks
     from lm_eval.__main__ import cli_evaluate
 
+    from modeldiff_eval.benchmark_samples import COMPARISON
+
     ours = str(resource("tasks"))
     stock = lm_eval.tasks.TaskManager
 
@@ -47,6 +49,12 @@ def evaluate(argv: Sequence[str]) -> int:
             given = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []
             others = [path for path in given if os.path.realpath(path) != os.path.realpath(ours)]
             super().__init__(*args, include_path=[ours, *others], **settings)
+
+        def load(self, task_list: Any) -> Any:
+            # A pair that cannot be compared is refused before the benchmarks run, not after.
+            loaded = super().load(task_list)
+            first = sorted(loaded["tasks"].items(), key=lambda item: item[1].OUTPUT_TYPE != COMPARISON)
+            return {**loaded, "tasks": dict(first)}
 
     arguments = sys.argv
     lm_eval.tasks.TaskManager = WithPackagedTasks

@@ -14,10 +14,11 @@ from sample_cards import full_card
 from tiny_lm import tiny_model, tiny_tokenizer
 
 from modeldiff_eval import harness, harness_run
-from modeldiff_eval.benchmarks import tasks_dir
+from modeldiff_eval.benchmarks import read_results, tasks_dir
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.harness_metrics import card_metrics
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmarks" / "arc_easy.jsonl"
 Calls = list[tuple[Any, dict[str, Any]]]
 
 
@@ -170,6 +171,7 @@ def test_saved_results_and_samples_are_json(calls: Calls, arc: Path, tmp_path: P
     [logged] = (tmp_path / "out").rglob("samples_modeldiff_*.jsonl")
     [line] = logged.read_text().splitlines()
     assert json.loads(line)["A_diff"] == full_card().classes[0].diff.value
+    assert [task.task for task in read_results(tmp_path / "out").tasks] == [NAME], "read back, it is no benchmark"
 
 
 def test_a_finished_card_needs_no_comparison(tmp_path: Path) -> None:
@@ -215,6 +217,17 @@ def test_several_processes_are_refused_on_every_rank() -> None:
     for rank in (0, 1):
         with pytest.raises(UsageError, match="one process"):
             task_with(base_model="b").build_all_requests(rank=rank, world_size=2)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_file(), reason="the shared data folder is not here")
+def test_beside_the_real_arc_easy(calls: Calls, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in SHARED.read_text(encoding="utf-8").splitlines()[:40]]
+    folder = write_arc_easy(tmp_path / "tasks", ((row["question"], row["choices"], row["answer"]) for row in rows))
+    results = evaluate({"base_model": "b"}, ["modeldiff", NAME], folder, limit=None)
+    assert results["n-samples"][NAME]["effective"] == 40
+    assert results["results"]["modeldiff"]["A_diff,none"] == full_card().classes[0].diff.value
+    assert 0 < results["results"][NAME]["acc_stderr,none"] < 0.1
 
 
 def test_the_pair_is_named_in_the_log() -> None:

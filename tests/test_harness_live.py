@@ -238,3 +238,26 @@ def test_the_command_reports_errors_in_one_line(tuned_model: Path, tmp_path: Pat
         assert failed.returncode == code, failed.stderr[-2000:]
         assert text in failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+def test_the_comparison_comes_before_the_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In our command, whatever the order of --tasks is; the user's folder stands beside ours, and ours may be named too."""
+    import lm_eval.__main__
+    import lm_eval.tasks
+
+    from modeldiff_eval.harness_cli import evaluate as lm_eval_command
+
+    seen: list[Any] = []
+    local = write_arc_easy(tmp_path / "tasks")
+
+    def stub() -> None:
+        for path in (str(local), [str(tasks_dir()), str(local)]):
+            manager = lm_eval.tasks.TaskManager(include_path=path, include_defaults=False, metadata={"base_model": "b"})
+            seen.append((sys.argv, list(manager.load([NAME, "modeldiff"])["tasks"]), manager.include_path))
+
+    stock = lm_eval.tasks.TaskManager
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", stub)
+    assert lm_eval_command(["ls", "tasks"]) == 0
+    expected = (["lm-eval", "ls", "tasks"], ["modeldiff", NAME], [str(tasks_dir()), str(local)])
+    assert seen == [expected, expected]
+    assert lm_eval.tasks.TaskManager is stock, "lm-eval is left as it was"
