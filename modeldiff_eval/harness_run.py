@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from modeldiff_eval.card_file import read_card
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.in_memory import adapter_off, is_adapted
-from modeldiff_eval.models import public_name
+from modeldiff_eval.models import EMBEDDED, embedded_gguf, public_name
 from modeldiff_eval.records import Card
 from modeldiff_eval.settings import Settings, make_settings
 
@@ -144,7 +144,7 @@ def pair_settings(lm: Any, metadata: Mapping[str, Any]) -> tuple[Settings, bool]
         environ={},
     )
     # lm-eval runs the benchmarks, beside this task.
-    return settings.model_copy(update={"tasks": ()}), adapted and base == loaded
+    return settings.model_copy(update={"tasks": ()}), adapted and _place(base) == _place(loaded)
 
 
 def needs_base() -> str:
@@ -168,6 +168,12 @@ def _name_of(lm: Any, metadata: Mapping[str, Any]) -> str:
         model = lm.model.get_base_model() if is_adapted(lm.model) else lm.model
         name = str(model.name_or_path or metadata.get("pretrained") or "evaluated")
     return str(Path(name) / str(metadata["gguf_file"])) if metadata.get("gguf_file") else name
+
+
+def _place(model: str) -> str:
+    """Equal for two names of one file or folder; a hub id stands for itself."""
+    path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 def _folder_name(model: str) -> str:

@@ -83,6 +83,10 @@ def test_the_base_of_an_adapter_is_the_model_with_it_off(seen: Seen, base_model:
     with torch.inference_mode(), model.disable_adapter():
         assert torch.equal(twin(ids).logits, model(ids).logits)
     assert seen(live(model, pretrained="org/base", peft="my/lora"), {"base_model": "org/base"})["base_loaded"]
+    folder = str(base_model)
+    assert seen(live(model, pretrained=folder, peft="lora"), {"base_model": f"{folder}/../{base_model.name}"})[
+        "base_loaded"
+    ]
     other = seen(live(model, pretrained="org/base", peft="my/lora"), {"base_model": "org/other"})
     assert (other["settings"].base, other["base_loaded"]) == ("org/other", None), "another base is loaded as named"
 
