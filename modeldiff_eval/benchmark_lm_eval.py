@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modeldiff_eval.benchmark_samples import Document, Samples, Score, TaskSamples, finite, plain, shortened
+from modeldiff_eval.benchmark_samples import COMPARISON, Document, Samples, Score, TaskSamples, finite, plain, shortened
 from modeldiff_eval.errors import EvidenceError, did_you_mean
 
 HASHES = ("doc_hash", "prompt_hash", "target_hash")
@@ -133,8 +133,13 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 
 
 def _tasks_of(results: Any, file: Path) -> list[str]:
-    """Names of the tasks (not groups) in a result file."""
-    return [task for task in results["configs"] if isinstance(results["results"].get(task), Mapping)]
+    """Names of the benchmarks in a result file: tasks, not groups, and not our own comparison beside them."""
+    return [
+        task
+        for task, config in results["configs"].items()
+        if isinstance(results["results"].get(task), Mapping)
+        and not (isinstance(config, Mapping) and config.get("output_type") == COMPARISON)
+    ]
 
 
 def cluster_of(fields: Any, name: str | None, task: str) -> str | None:

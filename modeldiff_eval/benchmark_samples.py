@@ -15,6 +15,8 @@ from modeldiff_eval.records import Record
 
 Value = float | list[Any]
 """A score of one document: a number, or what a metric needs to aggregate, such as ``[log-likelihood, words]``."""
+COMPARISON = "modeldiff"
+"""Request type of our own lm-eval task, which compares two models and is no benchmark of one."""
 
 TEXT = 400
 """Characters kept of a document's texts; they are only ever shown as examples."""

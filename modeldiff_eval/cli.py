@@ -19,6 +19,7 @@ from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.explore_cli import explore
+from modeldiff_eval.harness_cli import add_harness_commands
 from modeldiff_eval.policy_cli import policy_app
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.taxonomy_cli import taxonomy_app
@@ -57,6 +58,7 @@ app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(policy_app, name="policy")
 for _command in (card, render, check, explore, selftest, doctor):
     app.command()(_command)
+add_harness_commands(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -379,24 +381,6 @@ def demo(
         offline=True,
         force=True,
     )
-
-
-@app.command("tasks-dir")
-def tasks_dir() -> None:
-    """Print the folder of our lm-eval tasks, for lm_eval --include_path."""
-    from modeldiff_eval.resources import resource
-
-    print(resource("tasks"))
-
-
-@app.command(
-    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def lm_eval(context: typer.Context) -> None:
-    """lm-eval with our tasks added; takes lm-eval's own arguments."""
-    from modeldiff_eval import harness
-
-    raise typer.Exit(harness.cli(context.args))
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -11,7 +11,6 @@ Every stage leaves its result in the cache or in the run's folder; run again, it
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import resource as usage
@@ -39,7 +38,8 @@ from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
 from modeldiff_eval.errors import EvidenceError, NotListedError
 from modeldiff_eval.graded import DRAWS
-from modeldiff_eval.models import Loaded, Source, public_name
+from modeldiff_eval.in_memory import in_memory
+from modeldiff_eval.models import public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import Card, DifferenceInfo, Models
@@ -64,6 +64,7 @@ def diff(
     settings: Settings | None = None,
     cache: Path | None = None,
     reporter: Reporter | None = None,
+    base_loaded: tuple[Any, Any] | None = None,
     tuned_loaded: tuple[Any, Any] | None = None,
     created: str | None = None,
     **options: Any,
@@ -76,7 +77,7 @@ def diff(
         anchor: a model that both come from, for the anchored design.
         out: the run's folder.
         settings: everything at once; otherwise ``options`` are settings by name (``layer=14, tokens=100_000``).
-        tuned_loaded: (model, tokenizer) of tuned where they are in memory already.
+        base_loaded, tuned_loaded: (model, tokenizer) where they are in memory already; ``base`` and ``tuned`` are then their names.
         created: the card's time stamp; now if left out.
 
     Raises:
@@ -95,7 +96,10 @@ def diff(
 
     # Models and text.
     work = ws.open_workspace(
-        settings, cache=cache or cache_dir(), reporter=reporter, loaded=_loaded(settings, tuned_loaded)
+        settings,
+        cache=cache or cache_dir(),
+        reporter=reporter,
+        loaded=in_memory(settings, base=base_loaded, tuned=tuned_loaded),
     )
     given = fit.given_crosscoders(settings, 2 if settings.anchor else 1)
     corpus = ws.gather_text(work)
@@ -299,19 +303,6 @@ def null_pair(
         return torch.stack([same[index].float(), again[torch.from_numpy(place[index.numpy()])].float()], 1)
 
     return rows, heldout[torch.from_numpy(place[heldout.numpy()] >= 0)]
-
-
-def _loaded(settings: Settings, tuned: tuple[Any, Any] | None) -> dict[str, Loaded]:
-    """A model in memory as a source of its own, keyed by a hash of its weights."""
-    if tuned is None:
-        return {}
-    model, tokenizer = tuned
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-    source = Source(settings.tuned, "folder", settings.tuned, None, None, digest.hexdigest()[:16])
-    return {"tuned": Loaded(source, model, tokenizer, model.device, model.dtype)}
 
 
 def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:

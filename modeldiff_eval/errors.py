@@ -98,7 +98,7 @@ class MissingDependencyError(ModelDiffError):
     """A library that this step needs is not installed."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'layer'?"`` for the closest known name, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """``" Did you mean 'layer'?"`` for the closest known name that is alike by ``cutoff``, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -2,164 +2,83 @@
 
 ::
 
-    modeldiff-eval lm-eval --model hf --model_args pretrained=TUNED --metadata base_model=BASE --tasks modeldiff
+    lm-eval run --model hf --model_args pretrained=TUNED --tasks modeldiff,arc_easy \\
+        --metadata base_model=BASE --include_path "$(modeldiff-eval tasks-dir)"
 
-The evaluated model is the tuned one. One request is sent; it runs one comparison and answers with the shifts of all
-classes. Metadata: ``base_model`` (required unless ``card=PATH`` names a finished card.json), and optionally the
-settings in :data:`SETTINGS`. This module imports lm-eval, so import it only where lm-eval is wanted.
+The evaluated model is the tuned one. One request is sent; it runs one comparison and answers with all metrics of
+:mod:`modeldiff_eval.harness_metrics`. Metadata (:mod:`modeldiff_eval.harness_run`): ``base_model``, left out with ``peft=`` because
+the model with its adapter off is the base; or ``card=PATH`` of a finished run; and settings of the comparison. This module
+imports lm-eval, so import it only where lm-eval is wanted.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
+from modeldiff_eval import harness_run
+from modeldiff_eval.benchmark_guard import generators_kept
+from modeldiff_eval.benchmark_samples import COMPARISON
 from modeldiff_eval.card_file import read_card
-from modeldiff_eval.errors import EvidenceError, ModelDiffError, UsageError
-from modeldiff_eval.records import Card, Estimate
-from modeldiff_eval.resources import resource
-from modeldiff_eval.settings import Settings, make_settings
-from modeldiff_eval.stats import Z
+from modeldiff_eval.errors import UsageError
+from modeldiff_eval.harness_metrics import card_metrics
 
-REQUEST = "modeldiff"
+REQUEST = COMPARISON
 """lm-eval's evaluator answers an instance by calling the model's method of this name."""
-
-_NOT_FOR_METADATA = frozenset(
-    [
-        "base",
-        "tuned",
-        "device",
-        "dtype",
-        "tasks",
-        "task_limit",
-        "benchmarks",
-        "arena",
-        "arena_style",
-        "arena_snapshot",
-        "arena_names",
-        "thresholds",
-        "title",
-    ]
-)
-SETTINGS = frozenset(Settings.model_fields) - _NOT_FOR_METADATA
-"""Metadata that is handed on to the comparison: ``layer``, ``tokens``, ``crosscoder``, ``preset`` and the like.
-
-``out`` names the run's folder. Device and precision are those of the evaluated model.
-"""
 
 _log = logging.getLogger("lm_eval.modeldiff")
 
 
-def run_pair(lm: Any, metadata: Mapping[str, Any]) -> Card:
-    """Compare the model that lm-eval has loaded with ``metadata["base_model"]``.
-
-    Args:
-        lm: lm-eval's model, with the live ``model`` and ``tokenizer``.
-        metadata: the task's metadata, which lm-eval merges with its model arguments.
-    """
-    from modeldiff_eval.diff import diff
-
-    given = {name: value for name, value in metadata.items() if name in SETTINGS}
-    for name in ("crosscoder", "corpus", "log_to"):
-        if isinstance(given.get(name), str):
-            given[name] = (given[name],)
-    settings, _ = make_settings(
-        {
-            "base": str(metadata["base_model"]),
-            "tuned": str(metadata.get("peft") or metadata.get("pretrained") or "tuned"),
-            "device": lm.device.type,
-            "dtype": str(lm.model.dtype).removeprefix("torch."),
-            **given,
-        },
-        environ={},
-    )
-    settings = settings.model_copy(update={"tasks": ()})  # lm-eval runs the benchmarks, beside this task
-    out = Path(str(metadata.get("out", "runs/lm-eval")))
-    return diff(settings=settings, out=out, tuned_loaded=(lm.model, lm.tokenizer)).card
-
-
-def class_shifts(card: Card) -> dict[str, float]:
-    """Metrics of a card for lm-eval's table: ``A_diff`` and ``A_diff_stderr`` or ``A_activation``, for every class.
-
-    ``A_diff`` is the class's share of annotated latents, tuned minus base, in percentage points. When one side has no
-    annotated latent there is no share, and ``A_activation`` is the percent change of the class's activation mass
-    instead. Standard errors are half the 95 % interval over 1.96. What is undefined is left out.
-
-    Raises:
-        EvidenceError: the card has neither.
-    """
-    counted = card.latents.base.annotated > 0 and card.latents.tuned.annotated > 0
-    suffix = "diff" if counted else "activation"
-    out: dict[str, float] = {}
-    for row in card.classes:
-        shift = row.diff if counted else row.activation.change if row.activation is not None else None
-        if shift is None or shift.value is None or row.verdict == "not covered":
-            continue
-        name = f"{row.code}_{suffix}"
-        out[name] = shift.value
-        if (error := _standard_error(shift)) is not None:
-            out[f"{name}_stderr"] = error
-    if not out:
-        raise EvidenceError("The card has no class shift to show: no annotated latents and no activation shifts.")
-    return out
-
-
-def _standard_error(shift: Estimate) -> float | None:
-    """From the width of a 95 % interval."""
-    if shift.low is None or shift.high is None:
-        return None
-    return (shift.high - shift.low) / (2 * Z)
-
-
-def _answer(self: Any, requests: Sequence[Any]) -> list[dict[str, float]]:
-    """The method ``modeldiff`` of lm-eval's models: one comparison, the same shifts for every request."""
-    metadata = requests[0].args[1]
-    if "card" in metadata:
-        card = read_card(Path(str(metadata["card"])))
-    else:
-        if not hasattr(self, "model") or not hasattr(self, "tokenizer"):
-            raise UsageError("The task modeldiff looks inside the model; run it with --model hf.")
-        if self.world_size > 1:
-            raise UsageError("The task modeldiff runs in one process; start lm_eval without accelerate or torchrun.")
-        card = run_pair(self, metadata)
-    shifts = class_shifts(card)
-    kind = (
-        "share of annotated latents, points" if any(n.endswith("_diff") for n in shifts) else "activation mass, percent"
-    )
-    _log.info("modeldiff: class shifts are the change of %s. %s", kind, card.headline)
-    return [shifts for _ in requests]
+def _answer(self: Any, requests: Sequence[Any]) -> list[dict[str, Any]]:
+    """The method ``modeldiff`` of lm-eval's models: one comparison for all requests that ask for the same one."""
+    answers: dict[str, dict[str, Any]] = {}
+    for metadata in (request.args[1] for request in requests):
+        key = harness_run.run_key(metadata)
+        if key not in answers:
+            with generators_kept():  # Benchmarks that sample must not notice.
+                card, path = harness_run.compare(self, metadata)
+            metrics = card_metrics(card)
+            _log.info("modeldiff: %s The card: %s", card.headline, path.absolute())
+            for line in metrics.missing():
+                _log.warning("modeldiff: not in the table: %s.", line)
+            answers[key] = {"metrics": metrics.values, "absent": metrics.absent, "card": str(path.absolute())}
+    return [answers[harness_run.run_key(request.args[1])] for request in requests]
 
 
 class ModelDiffTask(Task):  # type: ignore[misc]
-    """One document, one request, one metric per class. ``config`` is the YAML file with the metadata merged in."""
+    """One document, one request, many metrics. ``config`` is the YAML file with the metadata merged in."""
 
-    VERSION = 1.0
+    VERSION = 2.0
     OUTPUT_TYPE = REQUEST
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         # Task.__init__ would put the whole config into its name and lose the rest.
         settings = {key: value for key, value in (config or {}).items() if key != "class"}
         self._metadata = dict(settings.get("metadata") or {})
-        if not self._metadata.get("base_model") and not self._metadata.get("card"):
-            raise UsageError(
-                "The task modeldiff needs its base: --metadata base_model=ID (or card=PATH of a finished run)."
-            )
+        self._check()
         self._config = TaskConfig(**settings)
         self._filters = [build_filter_ensemble("none", [["take_first", None]])]
         self._training_docs = self._fewshot_docs = self._instances = self.fewshot_rnd = None
-        self._shown: list[str] = []
+        self._result: dict[str, Any] = {"metrics": {}}
         if not hasattr(LM, REQUEST):
             setattr(LM, REQUEST, _answer)
+
+    def _check(self) -> None:
+        """What can be known before any model is loaded or benchmark run."""
+        for name in harness_run.check_names(self._metadata):
+            _log.warning("modeldiff: the metadata %r means nothing to this task.", name)
+        if self._metadata.get("card"):
+            read_card(Path(str(self._metadata["card"])).expanduser())
+        elif "pretrained" in self._metadata and not (self._metadata.get("base_model") or self._metadata.get("peft")):
+            raise UsageError(harness_run.needs_base())
 
     def has_training_docs(self) -> bool:
         """There is nothing to learn from."""
@@ -175,7 +94,8 @@ class ModelDiffTask(Task):  # type: ignore[misc]
 
     def test_docs(self) -> list[dict[str, str]]:
         """The pair, as the only document."""
-        return [{"pair": str(self._metadata.get("card") or self._metadata["base_model"])}]
+        other = self._metadata.get("card") or self._metadata.get("base_model") or "itself with the adapter off"
+        return [{"pair": str(other)}]
 
     def doc_to_text(self, doc: Mapping[str, str]) -> str:
         """Shown in lm-eval's logs."""
@@ -190,57 +110,33 @@ class ModelDiffTask(Task):  # type: ignore[misc]
         return self.doc_to_text(doc)
 
     def build_all_requests(self, **settings: Any) -> None:
-        """As lm-eval, but never from its request cache, whose key ignores the metadata."""
-        super().build_all_requests(**{**settings, "cache_requests": False})
+        """As lm-eval, but never from its request cache, whose key ignores the metadata, and in one process."""
+        harness_run.require_one_process(settings.get("world_size", 1))
+        super().build_all_requests(**{**settings, "cache_requests": False, "rewrite_requests_cache": False})
 
     def construct_requests(self, doc: Mapping[str, str], ctx: str, **settings: Any) -> Any:
         """One request. lm-eval's --use_cache leaves request types it does not know alone."""
         return Instance(REQUEST, doc, (ctx, self._metadata), 0, settings.get("metadata", (None, None, None)))
 
-    def process_results(self, doc: Mapping[str, str], results: Sequence[dict[str, float]]) -> dict[str, float]:
-        """The shifts. A ``*_stderr`` stands after its metric, so that it replaces lm-eval's "N/A"."""
-        self._shown = list(results[0])
-        return results[0]
+    def process_results(self, doc: Mapping[str, str], results: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """The metrics. A ``*_stderr`` stands after its metric, so that it replaces lm-eval's "N/A"."""
+        self._result = results[0]
+        return dict(self._result["metrics"])
 
     def aggregation(self) -> dict[str, Callable[[Sequence[float]], float]]:
         """There is one document: its value is the aggregate."""
-        return dict.fromkeys(self._shown, _only)
+        return dict.fromkeys(self._result["metrics"], _only)
 
     def higher_is_better(self) -> dict[str, bool]:
         """A shift is neither good nor bad."""
         return {}
 
+    def dump_config(self) -> dict[str, Any]:
+        """As lm-eval; saved results say in the metadata where the card is and what is undefined, and why."""
+        config: dict[str, Any] = super().dump_config()
+        found = {name: self._result[name] for name in ("card", "absent") if name in self._result}
+        return {**config, "output_type": REQUEST, "metadata": {**self._metadata, **found}}
+
 
 def _only(items: Sequence[float]) -> float:
     return items[0]
-
-
-def cli(argv: Sequence[str]) -> int:
-    """``lm-eval`` with the packaged tasks added to those it finds; returns its exit code.
-
-    lm-eval 0.4.13 takes only one --include_path and knows no entry points, so its task manager is given our folder.
-    """
-    from lm_eval.__main__ import cli_evaluate
-
-    ours = str(resource("tasks"))
-    stock = lm_eval.tasks.TaskManager
-
-    class WithPackagedTasks(stock):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any, include_path: Any = None, **settings: Any) -> None:
-            given = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []
-            super().__init__(*args, include_path=[ours, *given], **settings)
-
-    arguments = sys.argv
-    lm_eval.tasks.TaskManager = WithPackagedTasks
-    sys.argv = ["lm-eval", *argv]
-    try:
-        cli_evaluate()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except ModelDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        sys.argv = arguments
-        lm_eval.tasks.TaskManager = stock
-    return 0

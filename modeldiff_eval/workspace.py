@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
 from modeldiff_eval import models as weights
+from modeldiff_eval.in_memory import in_precision
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.settings import Settings
@@ -70,7 +71,11 @@ class Pool:
         self._let_go(KEEP_LOADED_BYTES)
 
     def _load(self, source: weights.Source, dtype: torch.dtype) -> None:
-        loaded = weights.load(source, device=self.device, dtype=dtype, cache=self._cache)
+        given = next((self._loaded[name] for name in self._given if name[0] == source.key), None)
+        if given is not None:
+            loaded = in_precision(given, dtype)
+        else:
+            loaded = weights.load(source, device=self.device, dtype=dtype, cache=self._cache)
         self._loaded[source.key, dtype] = loaded
         self.caveats += loaded.caveats
 

@@ -390,7 +390,7 @@ def test_doctor(run: Run) -> None:
 
 
 def test_lm_eval_passes_its_own_arguments_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modeldiff_eval import harness
+    from modeldiff_eval import harness_cli
 
     seen: list[list[str]] = []
 
@@ -398,7 +398,7 @@ def test_lm_eval_passes_its_own_arguments_on(run: Run, monkeypatch: pytest.Monke
         seen.append(list(words))
         return 7
 
-    monkeypatch.setattr(harness, "cli", passed)
+    monkeypatch.setattr(harness_cli, "evaluate", passed)
     assert run("lm-eval", "--model", "hf", "--help", "--tasks", "modeldiff")[0] == 7
     assert seen == [["--model", "hf", "--help", "--tasks", "modeldiff"]]
 

@@ -1,192 +1,236 @@
-"""The lm-eval task ``modeldiff``, around a card that stands in for a comparison."""
+"""The lm-eval task ``modeldiff`` in lm-eval's table, around comparisons that are stood in for."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import subprocess
-import sys
+import json
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import create_autospec
 
 import pytest
+import torch
+from local_arc import NAME, write_arc_easy
 from sample_cards import full_card
 from tiny_lm import tiny_model, tiny_tokenizer
 
-from modeldiff_eval import harness
-from modeldiff_eval.benchmarks import tasks_dir
-from modeldiff_eval.errors import EvidenceError, UsageError
-from modeldiff_eval.records import Card
+from modeldiff_eval import harness, harness_run
+from modeldiff_eval.benchmarks import read_results, tasks_dir
+from modeldiff_eval.errors import UsageError
+from modeldiff_eval.harness_metrics import card_metrics
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmarks" / "arc_easy.jsonl"
+Calls = list[tuple[Any, dict[str, Any]]]
 
 
-def _changed(card: Card, **latents: int) -> Card:
-    side = card.latents.tuned.model_copy(update=latents)
-    return card.model_copy(update={"latents": card.latents.model_copy(update={"tuned": side})})
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What comparisons were asked for; each answers with the same card, and spends random numbers."""
+    seen: Calls = []
+
+    def compare(lm: Any, metadata: dict[str, Any]) -> Any:
+        seen.append((lm, metadata))
+        torch.rand(17)
+        return full_card(), Path("runs/x/card.json")
+
+    monkeypatch.setattr(harness_run, "compare", compare)
+    return seen
 
 
-def _evaluate(metadata: dict[str, Any], tasks: list[str], **settings: Any) -> dict[str, Any]:
+@pytest.fixture
+def arc(tmp_path: Path) -> Path:
+    return write_arc_easy(tmp_path / "tasks")
+
+
+def evaluate(metadata: dict[str, Any], tasks: list[str], *folders: Path, **settings: Any) -> dict[str, Any]:
+    """What ``simple_evaluate`` returns for the tiny model."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=metadata)
-    lm = HFLM(pretrained=tiny_model(), tokenizer=tiny_tokenizer(), batch_size=8)
-    results = simple_evaluate(
-        lm, tasks=tasks, task_manager=manager, limit=2, apply_chat_template=True, bootstrap_iters=10, **settings
-    )
+    paths = [str(tasks_dir()), *map(str, folders)]
+    manager = TaskManager(include_path=paths, include_defaults=False, metadata=metadata)
+    lm = HFLM(pretrained=tiny_model(), tokenizer=tiny_tokenizer(), batch_size=settings.pop("batch_size", 8))
+    settings = {"limit": 2, "bootstrap_iters": 10} | settings
+    results = simple_evaluate(lm, tasks=tasks, task_manager=manager, **settings)
     assert isinstance(results, dict)
     return results
 
 
-def test_shifts_are_points_with_errors_from_the_interval() -> None:
-    card = full_card()
-    shifts = harness.class_shifts(card)
-    row = card.classes[0]
-    assert row.diff.low is not None
-    assert row.diff.high is not None
-    assert shifts["A_diff"] == row.diff.value
-    assert shifts["A_diff_stderr"] == pytest.approx((row.diff.high - row.diff.low) / 3.919928)
-    assert list(shifts).index("A_diff_stderr") == list(shifts).index("A_diff") + 1, "after its metric"
-
-
-def test_a_class_that_is_not_covered_is_left_out() -> None:
-    card = full_card()
-    hidden = [row.code for row in card.classes if row.verdict == "not covered"]
-    assert hidden
-    assert not {name.partition("_")[0] for name in harness.class_shifts(card)} & set(hidden)
-
-
-def test_without_annotated_latents_the_activation_shift_stands_in() -> None:
-    card = _changed(full_card(activation=True), annotated=0)
-    shifts = harness.class_shifts(card)
-    assert card.classes[0].activation is not None
-    assert shifts["A_activation"] == card.classes[0].activation.change.value
-    assert not any(name.endswith("_diff") for name in shifts)
-
-
-def test_a_missing_bound_gives_no_error() -> None:
-    card = full_card()
-    diff = card.classes[0].diff.model_copy(update={"low": None})
-    card = card.model_copy(update={"classes": [card.classes[0].model_copy(update={"diff": diff}), *card.classes[1:]]})
-    shifts = harness.class_shifts(card)
-    assert "A_diff" in shifts
-    assert "A_diff_stderr" not in shifts
-
-
-def test_a_card_with_nothing_to_show_is_refused() -> None:
-    with pytest.raises(EvidenceError, match="no class shift"):
-        harness.class_shifts(_changed(full_card(activation=False), annotated=0))
-
-
-def test_a_comparison_gets_the_live_model_and_settings_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    story = importlib.import_module("modeldiff_eval.diff")
-    fake = create_autospec(story.diff)
-    fake.return_value.card = full_card()
-    monkeypatch.setattr(story, "diff", fake)
-    lm = SimpleNamespace(model=tiny_model(), tokenizer=tiny_tokenizer(), device=tiny_model().device)
-    metadata = {
-        "base_model": "org/base",
-        "pretrained": "org/tuned",
-        "crosscoder": "folder",
-        "tokens": 2000,
-        "version": 1.0,
-    }
-    assert harness.run_pair(lm, metadata) == full_card()
-    [call] = fake.call_args_list
-    assert call.kwargs["tuned_loaded"] == (lm.model, lm.tokenizer)
-    settings = call.kwargs["settings"]
-    assert (settings.base, settings.tuned) == ("org/base", "org/tuned")
-    assert (settings.crosscoder, settings.tokens, settings.tasks) == (("folder",), 2000, ())
-    assert settings.dtype == "float32"
-
-
-def test_one_table_with_a_benchmark_and_one_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_table_with_a_benchmark_and_one_comparison(calls: Calls, arc: Path) -> None:
     from lm_eval.utils import make_table
 
-    calls: list[tuple[Any, str]] = []
-
-    def fake(lm: Any, metadata: dict[str, Any]) -> Card:
-        calls.append((lm.model, metadata["base_model"]))
-        return full_card()
-
-    monkeypatch.setattr(harness, "run_pair", fake)
-    results = _evaluate({"base_model": "org/base"}, ["modeldiff", "mdx_refuse_harmful"])
-    assert calls == [(tiny_model(), "org/base")], "one comparison, with the live model"
-    shifts = harness.class_shifts(full_card())
+    results = evaluate({"base_model": "org/base"}, ["modeldiff", NAME], arc)
+    assert [(lm.model, metadata["base_model"]) for lm, metadata in calls] == [(tiny_model(), "org/base")]
     shown = results["results"]["modeldiff"]
-    for name, value in shifts.items():
+    values = card_metrics(full_card()).values
+    for name, value in values.items():
         assert shown[f"{name},none"] == value
-    table = make_table(results)
-    assert f"{shifts['A_diff']:.4f}" in table
-    assert f"{shifts['A_diff_stderr']:.4f}" in table
-    assert "mdx_refuse_harmful" in table
-    assert "N/A" not in next(line for line in table.splitlines() if "A_diff" in line)
+    lines = {cells[5].strip(): cells for line in make_table(results).splitlines() if len(cells := line.split("|")) > 8}
+    assert float(lines["A_diff"][7]) == pytest.approx(values["A_diff"], abs=5e-5)
+    assert float(lines["A_diff"][9]) == pytest.approx(values["A_diff_stderr"], abs=5e-5)
+    assert float(lines["specific_base"][7]) == 113
+    assert {"acc", "acc_norm", "fve_tuned", "A_base", "A_tuned", "A_activation"} <= set(lines)
+    assert not [name for name in lines if name.startswith("B_")], "what is undefined has no row"
 
 
-def test_caches_of_lm_eval_do_not_answer_for_another_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls: list[int] = []
+def test_what_is_left_out_is_said(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lm_eval.modeldiff"):
+        results = evaluate({"base_model": "b"}, ["modeldiff"])
+    assert "not in the table: B_base, B_tuned, B_diff, B_activation: the text does not reach the class" in caplog.text
+    assert str(Path("runs/x/card.json").absolute()) in caplog.text
+    saved = results["configs"]["modeldiff"]["metadata"]
+    assert saved["card"] == str(Path("runs/x/card.json").absolute())
+    assert saved["absent"]["B_diff"] == "the text does not reach the class"
 
-    def fake(lm: Any, metadata: dict[str, Any]) -> Card:
-        calls.append(1)
-        return full_card()
 
-    monkeypatch.setattr(harness, "run_pair", fake)
-    for _ in range(2):
-        _evaluate({"base_model": "b"}, ["modeldiff"], use_cache=str(tmp_path / "c"), cache_requests=True)
-    assert len(calls) == 2
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"apply_chat_template": True},
+        {
+            "apply_chat_template": True,
+            "system_instruction": "Be brief.",
+            "fewshot_as_multiturn": True,
+            "num_fewshot": 2,
+        },
+        {"limit": None},
+        {"limit": 0.3},
+        {"limit": None, "samples": {"modeldiff": [0], NAME: [1, 2]}},
+        {"batch_size": 1},
+        {"batch_size": "auto"},
+        {"bootstrap_iters": 0},
+        {"log_samples": False},
+        {"write_out": True},
+    ],
+)
+def test_other_options_of_lm_eval_change_nothing(calls: Calls, arc: Path, settings: dict[str, Any]) -> None:
+    # Sampled few-shot examples need a split that the local file does not have.
+    tasks = ["modeldiff"] if "num_fewshot" in settings else ["modeldiff", NAME]
+    shown = evaluate({"base_model": "b"}, tasks, arc, **settings)["results"]["modeldiff"]
+    assert len(calls) == 1
+    assert shown["A_diff,none"] == full_card().classes[0].diff.value
+    assert shown["A_diff_stderr,none"] > 0
+
+
+def test_a_group_of_it_and_a_benchmark(calls: Calls, arc: Path) -> None:
+    results = evaluate({"base_model": "b"}, ["with_arc"], arc)
+    assert len(calls) == 1
+    assert results["groups"]["with_arc"]["acc,none"] == results["results"][NAME]["acc,none"]
+    assert set(results["group_subtasks"]["with_arc"]) == {"modeldiff", NAME}
+    assert results["results"]["modeldiff"]["A_diff,none"] == full_card().classes[0].diff.value
+
+
+def test_the_benchmark_beside_it_does_not_notice(calls: Calls, arc: Path) -> None:
+    alone = evaluate({}, [NAME], arc)["results"][NAME]
+    assert evaluate({"base_model": "b"}, ["modeldiff", NAME], arc)["results"][NAME] == alone
+    before = torch.random.get_rng_state()
+    task = harness.ModelDiffTask({"task": "modeldiff", "metadata": {"base_model": "b"}})
+    harness._answer(None, [task.construct_requests({"pair": "b"}, "", metadata=("modeldiff", 0, 1))])
+    assert torch.equal(before, torch.random.get_rng_state()), "the comparison drew numbers, and put them back"
+
+
+def test_tasks_of_their_own_settings_get_runs_of_their_own(calls: Calls, tmp_path: Path) -> None:
+    task = "task: modeldiff_{}\nclass: !function modeldiff_eval.harness.ModelDiffTask\nmetadata: {{layer: {}}}\n"
+    for name, layer in (("early", 0), ("late", 1), ("again", 1)):
+        (tmp_path / f"{name}.yaml").write_text(task.format(name, layer))
+    names = [f"modeldiff_{name}" for name in ("early", "late", "again")]
+    results = evaluate({"base_model": "b"}, names, tmp_path)
+    assert sorted(metadata["layer"] for _, metadata in calls) == [0, 1]
+    assert all("A_diff,none" in results["results"][name] for name in names)
+
+
+def test_caches_of_lm_eval_do_not_answer_for_another_base(
+    calls: Calls, arc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval.caching.cache
+
+    monkeypatch.setattr(lm_eval.caching.cache, "PATH", str(tmp_path / "requests"))
+    for base in ("first", "second", "second"):
+        evaluate(
+            {"base_model": base}, ["modeldiff", NAME], arc, use_cache=str(tmp_path / "responses"), cache_requests=True
+        )  # fmt: skip
+    assert [metadata["base_model"] for _, metadata in calls] == ["first", "second", "second"]
+    kept = [path.name for path in (tmp_path / "requests").iterdir()]
+    assert [name for name in kept if NAME in name], "the benchmark was cached"
+    assert not [name for name in kept if "modeldiff" in name]
+
+
+def test_saved_results_and_samples_are_json(calls: Calls, arc: Path, tmp_path: Path) -> None:
+    from lm_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
+    results = evaluate({"base_model": "b"}, ["modeldiff", NAME], arc, evaluation_tracker=tracker, log_samples=True)
+    samples = results.pop("samples")
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name in results["configs"]:
+        tracker.save_results_samples(task_name=name, samples=samples[name])
+    [saved] = (tmp_path / "out").rglob("results_*.json")
+    shown = json.loads(saved.read_text())
+    assert shown["results"]["modeldiff"]["A_diff,none"] == full_card().classes[0].diff.value
+    assert shown["configs"]["modeldiff"]["metadata"]["card"].endswith("card.json")
+    [logged] = (tmp_path / "out").rglob("samples_modeldiff_*.jsonl")
+    [line] = logged.read_text().splitlines()
+    assert json.loads(line)["A_diff"] == full_card().classes[0].diff.value
+    assert [task.task for task in read_results(tmp_path / "out").tasks] == [NAME], "read back, it is no benchmark"
 
 
 def test_a_finished_card_needs_no_comparison(tmp_path: Path) -> None:
     path = tmp_path / "card.json"
     path.write_text(full_card().to_json(), encoding="utf-8")
-    shown = _evaluate({"card": str(path)}, ["modeldiff"])["results"]["modeldiff"]
+    shown = evaluate({"card": str(path)}, ["modeldiff"])["results"]["modeldiff"]
     assert shown["A_diff,none"] == full_card().classes[0].diff.value
     path.write_text("{}")
     with pytest.raises(UsageError, match=r"card\.json is not a card"):
-        _evaluate({"card": str(path)}, ["modeldiff"])
+        evaluate({"card": str(path)}, ["modeldiff"])
+    with pytest.raises(UsageError, match="There is no card at"):
+        evaluate({"card": str(tmp_path / "nowhere")}, ["modeldiff"])
 
 
 def test_the_base_must_be_named() -> None:
     with pytest.raises(UsageError, match="--metadata base_model=ID"):
-        _evaluate({}, ["modeldiff"])
+        evaluate({}, ["modeldiff"])
+
+
+def task_with(**metadata: Any) -> harness.ModelDiffTask:
+    return harness.ModelDiffTask({"task": "modeldiff", "metadata": metadata})
+
+
+def test_mistakes_are_found_before_anything_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="--metadata base_model=ID"):
+        task_with(pretrained="org/tuned")
+    with pytest.raises(UsageError, match="Did you mean 'base_model'"):
+        task_with(base_modle="org/base")
+    with caplog.at_level("WARNING"):
+        task_with(pretrained="org/base", peft="lora", max_seq_lengths=[4096])
+    assert "'max_seq_lengths' means nothing to this task" in caplog.text
 
 
 def test_a_model_that_cannot_be_looked_into_is_refused() -> None:
     from lm_eval.models.dummy import DummyLM
 
-    task = harness.ModelDiffTask({"task": "modeldiff", "metadata": {"base_model": "b"}})
-    request = task.construct_requests({"pair": "b"}, "against b", metadata=("modeldiff", 0, 1))
+    request = task_with(base_model="b").construct_requests({"pair": "b"}, "against b", metadata=("modeldiff", 0, 1))
     with pytest.raises(UsageError, match="--model hf"):
         DummyLM().modeldiff([request])
 
 
-@pytest.mark.slow
-def test_the_command_adds_our_tasks_and_reports_errors(tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    card = tmp_path / "card.json"
-    card.write_text(full_card().to_json(), encoding="utf-8")
+def test_several_processes_are_refused_on_every_rank() -> None:
+    for rank in (0, 1):
+        with pytest.raises(UsageError, match="one process"):
+            task_with(base_model="b").build_all_requests(rank=rank, world_size=2)
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = "import sys; from modeldiff_eval.harness import cli; sys.exit(cli(sys.argv[1:]))"
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
-    run = ("--model", "hf", "--model_args", f"pretrained={tmp_path / 'model'}", "--device", "cpu", "--limit", "2")
-    done = command(*run, "--tasks", "modeldiff,mdx_arithmetic", "--metadata", f"card={card}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "A_diff" in done.stdout
-    assert "mdx_arithmetic" in done.stdout
-    failed = command(*run, "--tasks", "modeldiff")
-    assert failed.returncode == 2
-    assert "error: The task modeldiff needs its base" in failed.stderr
-    assert "Traceback" not in failed.stderr
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_file(), reason="the shared data folder is not here")
+def test_beside_the_real_arc_easy(calls: Calls, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in SHARED.read_text(encoding="utf-8").splitlines()[:40]]
+    folder = write_arc_easy(tmp_path / "tasks", ((row["question"], row["choices"], row["answer"]) for row in rows))
+    results = evaluate({"base_model": "b"}, ["modeldiff", NAME], folder, limit=None)
+    assert results["n-samples"][NAME]["effective"] == 40
+    assert results["results"]["modeldiff"]["A_diff,none"] == full_card().classes[0].diff.value
+    assert 0 < results["results"][NAME]["acc_stderr,none"] < 0.1
+
+
+def test_the_pair_is_named_in_the_log() -> None:
+    shown: Callable[..., str] = lambda **metadata: task_with(**metadata).test_docs()[0]["pair"]  # noqa: E731
+    assert shown(base_model="org/base") == "org/base"
+    assert shown(pretrained="org/base", peft="lora") == "itself with the adapter off"
