@@ -124,14 +124,14 @@ def compare(
     """Every pair of the map for which there are latents and an outside measure.
 
     The latents' side is the share of specific latents; where no share is defined, the activation view takes its place. A benchmark
-    speaks by its first metric. ``agrees`` is None unless both verdicts are "up" or "down".
+    speaks by its headline metric, else its first. ``agrees`` is None unless both verdicts are "up" or "down".
 
     Args:
         coverage: what the corpus holds; None where no corpus was read.
     """
     by_code = {row.code: row for row in rows}
     seen: dict[str, tuple[Kind, Verdict, float | None]] = {}
-    for bench in benchmarks:
+    for bench in sorted(benchmarks, key=lambda row: not row.headline):
         seen.setdefault(bench.task, ("benchmarks", bench.verdict, bench.delta.value))
     for found in arena.rows if arena else ():
         name = ARENA_NAMES.get(found.category, found.category)
