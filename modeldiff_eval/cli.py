@@ -17,6 +17,7 @@ from modeldiff_eval.cli_options import Json, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
+from modeldiff_eval.leaderboard_cli import leaderboard
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.taxonomy_cli import taxonomy_app
 
@@ -50,7 +51,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
-for _command in (card, render, selftest, doctor):
+for _command in (card, render, leaderboard, selftest, doctor):
     app.command()(_command)
 
 
