@@ -10,8 +10,8 @@ RULES = (
     "together and p is step-down max-T over the resamples. p is multiplied by the number of pairs of runs.",
     "Activation: documents that both runs read, and latents, are resampled together; p by swaps of the two tuned models within blocks of documents. "
     "A verdict also needs an interval without 0 and more than numerical noise could make of both changes.",
-    "Benchmarks: over the same documents where the runs keep their scores, else from both intervals as if independent. Elo: from both intervals as if "
-    "independent, which is too wide, as base's error is in both. p by Holm over rows and pairs.",
+    "Benchmarks: over the same documents where the runs keep their scores, else from both intervals as if independent. Elo: from both intervals as "
+    "if independent, which is too wide, as base's error is in both. p by Holm over rows and pairs.",
     "Latents are matched one to one by decoder cosine of at least 0.7.",
 )
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from modeldiff_eval.card_file import read_card
@@ -26,7 +27,7 @@ class Found:
     raw: bytes
     name: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the bytes; equal files are one card."""
         return hashlib.sha256(self.raw).hexdigest()

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import re
 from base64 import b64encode
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 
 from markupsafe import Markup
 
+from modeldiff_eval import leaderboard_pages as pages
 from modeldiff_eval.leaderboard_files import Found
 from modeldiff_eval.leaderboard_records import Cell, Leaderboard, LeaderboardRow
-from modeldiff_eval.records import Card
-from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED, environment, render_html
+from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED, environment
 from modeldiff_eval.render_scale import Mark, Scale, scale
 from modeldiff_eval.render_text import ABSENT, interval, number, visible
 from modeldiff_eval.resources import resource
 from modeldiff_eval.spreadsheet import escape_cell
 from modeldiff_eval.store import write_bytes, write_text
 
-PARALLEL = 8
-"""Pages that make another process worth its start."""
 NAMES = {"elo": "Elo Δ, raw", "elo_style": "Elo Δ, style-controlled", "benchmarks": "mean benchmark Δ"}
-_FOLDER = re.compile(r"[a-z0-9-]{1,48}-[0-9a-f]{10}")
 
 
 @dataclass(frozen=True)
@@ -50,19 +43,17 @@ def render_leaderboard(board: Leaderboard, found: Sequence[Found], out: Path, *,
     A card's page is made from its record, never copied: a page that came with a card could hold anything. Pages of cards
     that the site holds already are kept; folders of cards that are no longer listed are removed.
     """
-    missing = []
-    for row, item in zip(board.rows, found, strict=True):
-        folder = out / row.folder
-        write_bytes(folder / "card.json", item.raw)
-        if not _current(folder / "card.html", item.digest):
-            missing.append((item.card, folder, item.digest))
-    _pages(missing, workers)
-    _forget(out / "cards", {row.id for row in board.rows})
-    written = {
-        "json": write_text(out / "leaderboard.json", board.to_json()),
-        "csv": write_text(out / "leaderboard.csv", leaderboard_csv(board)),
-    }
-    return {"html": write_text(out / "index.html", leaderboard_html(board)), **written}
+    places = [(item, out / row.folder) for row, item in zip(board.rows, found, strict=True)]
+    with pages.making(places, workers):
+        for item, folder in places:
+            write_bytes(folder / "card.json", item.raw)
+        written = {
+            "json": write_text(out / "leaderboard.json", board.to_json()),
+            "csv": write_text(out / "leaderboard.csv", leaderboard_csv(board)),
+        }
+        html = leaderboard_html(board)
+    pages.forget(out / "cards", {row.id for row in board.rows})
+    return {"html": write_text(out / "index.html", html), **written}
 
 
 def leaderboard_html(board: Leaderboard) -> str:
@@ -207,49 +198,3 @@ def _inline(name: str) -> str:
 
 def _hash(text: str) -> str:
     return b64encode(sha256(text.encode()).digest()).decode()
-
-
-_STAMP = "<!-- made from card.json {digest} by {version} -->\n"
-
-
-def _stamp(digest: str) -> str:
-    from modeldiff_eval._version import __version__
-
-    return _STAMP.format(digest=digest, version=__version__)
-
-
-def _current(page: Path, digest: str) -> bool:
-    """Whether the page there was made by this version from this very card."""
-    try:
-        with page.open("rb") as file:
-            file.seek(-200, os.SEEK_END)
-            return file.read().decode("utf-8", "replace").endswith(_stamp(digest))
-    except OSError:
-        return False
-
-
-def _page(item: tuple[Card, Path, str]) -> None:
-    card, folder, digest = item
-    links = [("Leaderboard", "../../index.html"), ("JSON", "card.json")]
-    write_text(folder / "card.html", render_html(card, links=links) + _stamp(digest))
-
-
-def _pages(items: Sequence[tuple[Card, Path, str]], workers: int) -> None:
-    workers = min(workers, len(items) // PARALLEL)
-    if workers < 2:
-        for item in items:
-            _page(item)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(_page, items, chunksize=4):
-            pass
-
-
-def _forget(folder: Path, listed: set[str]) -> None:
-    """Remove the folders that an earlier site made and that no row names now; nothing else."""
-    for old in folder.iterdir() if folder.is_dir() else ():
-        if old.name not in listed and _FOLDER.fullmatch(old.name) and old.is_dir() and not old.is_symlink():
-            for name in ("card.json", "card.html"):
-                (old / name).unlink(missing_ok=True)
-            if not any(old.iterdir()):
-                old.rmdir()

@@ -29,7 +29,7 @@
       if (a === null || b === null) return (a === null) - (b === null);
       if (grouped && g !== h) return (g - h) * (down ? 1 : -1);
       const order = a < b ? -1 : a > b ? 1 : 0;
-      return down === (typeof a === "number" && name !== "gate") ? -order : order;
+      return down ? -order : order;
     });
     let before = null;
     for (const [row] of keyed) {
@@ -37,8 +37,8 @@
       row.querySelector("td.grp").textContent = own || "—";
       row.classList.toggle("first", before !== null && own !== before);
       before = own;
-      body.append(row);
     }
+    body.append(...keyed.map(([row]) => row));
     for (const head of heads) {
       if (column(head.dataset.c) === name) head.setAttribute("aria-sort", down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");

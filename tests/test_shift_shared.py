@@ -47,7 +47,10 @@ def test_equal_documents_fall_into_equal_blocks_whatever_else_a_run_reads() -> N
 def test_scores_by_document_are_those_of_means_only() -> None:
     def samples(values: list[float]) -> Samples:
         documents = [
-            Document(filter="none", doc_id=i, doc_hash="same" if i < 2 else f"d{i}", target_hash=None, prompt_hash=None, values={"acc": v, "f": [v, 1.0]})
+            Document(
+                filter="none", doc_id=i, doc_hash="same" if i < 2 else f"d{i}", target_hash=None, prompt_hash=None,
+                values={"acc": v, "f": [v, 1.0]},
+            )
             for i, v in enumerate(values)
         ]  # fmt: skip
         scores = [
