@@ -155,10 +155,8 @@ def _bounds(
             with np.errstate(divide="ignore", invalid="ignore"):
                 own.append(100 * (tuned / base - 1))
     changes = [np.concatenate(own) for own in drawn]
-    return (
-        *(_interval(value, spread) for value, spread in zip(values, changes, strict=True)),
-        _interval(values[0] - values[1], changes[0] - changes[1]),
-    )  # type: ignore[return-value]
+    both = changes[0] - changes[1]
+    return _interval(values[0], changes[0]), _interval(values[1], changes[1]), _interval(values[0] - values[1], both)
 
 
 def _interval(value: float, spread: NDArray[np.float64]) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,9 +10,6 @@ from modeldiff_eval.comparison_records import LatentOverlap, SharedLatent
 from modeldiff_eval.comparison_runs import RunFiles
 from modeldiff_eval.families import COSINE
 from modeldiff_eval.matching import LARGEST, cosines, match
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SHOWN = 30
 
@@ -72,29 +69,28 @@ def _changed(first: RunFiles, second: RunFiles) -> LatentOverlap:
         t[(t["model"] == "base") & (t["dictionary"] == "crosscoder")].set_index("latent", drop=False)
         for t in (first.latents, second.latents)
     ]
-    changed = [set(t.index[t["shift_changed"].fillna(False).astype(bool)]) for t in tables]
+    changed: list[set[int]] = [set(t.index[t["shift_changed"].fillna(False).astype(bool)]) for t in tables]
     both = sorted(changed[0] & changed[1])
-    opposite = [j for j in both if tables[0].loc[j, "shift"] * tables[1].loc[j, "shift"] < 0]
-    strongest = [_strongest(changed[0] - changed[1], tables[0]), _strongest(changed[1] - changed[0], tables[1])]
+    shifts: list[dict[int, float]] = [dict(zip(t["latent"].tolist(), t["shift"].tolist(), strict=True)) for t in tables]
+    opposite = [j for j in both if shifts[0][j] * shifts[1][j] < 0]
+    strongest = [_strongest(changed[0] - changed[1], shifts[0]), _strongest(changed[1] - changed[0], shifts[1])]
     return LatentOverlap(
         **names, same_dictionary=True, both=len(both), only_first=len(strongest[0]), only_second=len(strongest[1]), opposite=len(opposite),
-        shared=[_row(tables[0].loc[j], tables[1].loc[j]) for j in _strongest(set(both), tables[0])[:SHOWN]],
+        shared=[_row(tables[0].loc[j], tables[1].loc[j]) for j in _strongest(set(both), shifts[0])[:SHOWN]],
         exclusive_first=[_row(tables[0].loc[j], None) for j in strongest[0][:SHOWN]],
         exclusive_second=[_row(None, tables[1].loc[j]) for j in strongest[1][:SHOWN]],
     )  # fmt: skip
 
 
-def _strongest(latents: set[int], table: pd.DataFrame) -> list[int]:
-    return sorted(latents, key=lambda j: (-abs(float(table.loc[j, "shift"])), j))
+def _strongest(latents: set[int], shift: dict[int, float]) -> list[int]:
+    return sorted(latents, key=lambda j: (-abs(shift[j]), j))
 
 
-def _latent(
-    first: pd.DataFrame | None, i: int | None, second: pd.DataFrame | None, j: int | None, cosine: float | None = None
-) -> SharedLatent:
+def _latent(first: Any, i: int | None, second: Any, j: int | None, cosine: float | None = None) -> SharedLatent:
     return _row(None if first is None else first.iloc[i], None if second is None else second.iloc[j], cosine)
 
 
-def _row(first: pd.Series | None, second: pd.Series | None, cosine: float | None = None) -> SharedLatent:
+def _row(first: Any, second: Any, cosine: float | None = None) -> SharedLatent:
     named = first if first is not None else second
     assert named is not None
     return SharedLatent(

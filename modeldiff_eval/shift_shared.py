@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def shared_blocks(corpus: TokenCorpus, heldout: torch.Tensor, document: NDArray[
     """
     own = np.unique(document[heldout.numpy()])
     wanted = set(own.tolist())
-    digests: dict[int, hashlib._Hash] = defaultdict(hashlib.sha256)
+    digests: defaultdict[int, Any] = defaultdict(hashlib.sha256)
     for begin, end, number in corpus.sequences:
         if number in wanted:
             digests[int(number)].update(corpus.ids[begin:end].tobytes())
@@ -86,9 +86,9 @@ def shared_blocks(corpus: TokenCorpus, heldout: torch.Tensor, document: NDArray[
         members[name, int(digests[number].hexdigest(), 16) % limit].append(number)
     place = np.full(len(corpus.documents["id"]), -1)
     keys, documents = [], []
-    for number, (name, inside) in enumerate(sorted(members.items())):
+    for number, (key, inside) in enumerate(sorted(members.items())):
         place[inside] = number
-        keys.append(fingerprint([name, sorted(digests[one].hexdigest() for one in inside)]))
+        keys.append(fingerprint([key, sorted(digests[one].hexdigest() for one in inside)]))
         documents.append(len(inside))
     of_row = place[document[heldout.numpy()]]
     return SharedBlocks(keys, np.asarray(documents), Grouping(of_row.astype(np.int64), len(keys)))
