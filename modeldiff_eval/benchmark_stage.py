@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modeldiff_eval.benchmark_models import model_of
+from modeldiff_eval.benchmark_scores import score_table
 from modeldiff_eval.benchmarks import Samples, compare, read_pair, run_benchmarks, write_flips
 from modeldiff_eval.models import is_adapter, public_name
 from modeldiff_eval.records import BenchmarkRow
 from modeldiff_eval.workspace import Workspace
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], list[str]]:
-    """The rows of the card and their caveats; empty where no benchmark was asked for.
+
+def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], list[str], pd.DataFrame | None]:
+    """The rows of the card, their caveats, and the scores by document; empty where no benchmark was asked for.
 
     ``out/benchmarks`` gets the logs of what was run here, ``out/flips.jsonl`` every document that only one model gets right.
 
@@ -28,10 +33,10 @@ def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], lis
     elif settings.tasks:
         both = (_run(work, "base", out), _run(work, "tuned", out))
     else:
-        return [], []
+        return [], [], None
     rows, caveats = compare(*both, draws=settings.draws, rng=np.random.default_rng([settings.seed, 41]))
     write_flips(out / "flips.jsonl", *both)
-    return rows, caveats
+    return rows, caveats, score_table(*both)
 
 
 def _names(work: Workspace) -> dict[str, str]:

@@ -20,6 +20,7 @@ from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.explore_cli import explore
 from modeldiff_eval.harness_cli import add_harness_commands
+from modeldiff_eval.leaderboard_cli import leaderboard
 from modeldiff_eval.policy_cli import policy_app
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.taxonomy_cli import taxonomy_app
@@ -56,7 +57,7 @@ app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(policy_app, name="policy")
-for _command in (card, render, check, explore, selftest, doctor):
+for _command in (card, render, check, explore, leaderboard, selftest, doctor):
     app.command()(_command)
 add_harness_commands(app)
 

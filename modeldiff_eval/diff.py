@@ -132,7 +132,10 @@ def diff(
         for number, coder in enumerate(others, start=1)
     ]
     shifts = [
-        shift.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
+        shift.activation_shift(
+            work, measured_text, kept, rows, coder, _statistics(coders), null, shared=coder is coders[0]
+        )
+        for coder in coders
     ]
     sides = [
         analysis.make_side(
@@ -241,7 +244,8 @@ def diff(
         created=created,
     ).model_copy(update=simpler)
     dictionaries = [*measured, *whole] if differences else measured
-    return _write(work, card, table, dictionaries, outside, out, key, started)
+    masses = shifts[0].shared.table() if shifts[0].shared else None
+    return _write(work, card, table, masses, dictionaries, outside, out, key, started)
 
 
 def measure_latents(
@@ -320,7 +324,7 @@ def gather_evidence(work: ws.Workspace, out: Path) -> Outside:
     from modeldiff_eval.benchmark_stage import benchmark_stage
 
     settings = work.settings
-    rows, caveats = benchmark_stage(work, out)
+    rows, caveats, scores = benchmark_stage(work, out)
     arena = None
     if settings.arena:
         try:
@@ -331,7 +335,7 @@ def gather_evidence(work: ws.Workspace, out: Path) -> Outside:
             if settings.arena_names:
                 raise
             caveats.append(f"Arena: not listed. {error}")
-    return Outside(arena, rows, caveats)
+    return Outside(arena, rows, caveats, scores)
 
 
 def _arena_input(settings: Settings) -> dict[str, Any]:
@@ -463,6 +467,7 @@ def _write(
     work: ws.Workspace,
     card: Card,
     table: pd.DataFrame,
+    masses: pd.DataFrame | None,
     measured: list[analysis.Measured],
     outside: Outside,
     out: Path,
@@ -476,7 +481,11 @@ def _write(
         ("latents", table),
         ("examples", analysis.example_table(measured)),
         ("evidence", pd.DataFrame([row.model_dump() for row in outside.benchmarks])),
+        ("masses", masses),
+        ("scores", outside.scores),
     ):
+        if frame is None:
+            continue
         partial = out / f"{name}.parquet.partial"
         frame.to_parquet(partial, index=False)
         partial.replace(out / f"{name}.parquet")

@@ -93,10 +93,13 @@ def visible_parts(text: str) -> Markup:
     if text.isprintable():
         return escape(text)
     out: list[str] = []
-    for char in text:
-        symbol = _symbol(char)
-        out.append(str(escape(char)) if symbol is None else f'<span class="ctl">{escape(symbol)}</span>')
-    return Markup("".join(out))
+    start = 0
+    for at, char in enumerate(text):
+        # Whatever is printable is shown as itself, so runs of it are escaped at once.
+        if not char.isprintable() and (symbol := _symbol(char)) is not None:
+            out += [str(escape(text[start:at])), f'<span class="ctl">{escape(symbol)}</span>']
+            start = at + 1
+    return Markup("".join([*out, str(escape(text[start:]))]))
 
 
 def visible_html(text: str, limit: int | None = None) -> Markup:

@@ -45,7 +45,7 @@ def targets() -> list[Target]:
         annotate_human,
         annotation_scores,
         arena_tables,
-        benchmark_samples,
+        benchmark_lm_eval,
         card_file,
         corpus_sources,
         counts,
@@ -84,14 +84,14 @@ def targets() -> list[Target]:
         folder.mkdir(exist_ok=True)
         (folder / "results_2026-01-01T00-00-00.json").write_text(json.dumps(results))
         (folder / "samples_t_2026-01-01T00-00-00.jsonl").write_bytes(path.read_bytes())
-        return benchmark_samples.read_results(folder)
+        return benchmark_lm_eval.read_results(folder)
 
     def result_file(path: Path) -> Any:
         folder = path.parent / "model"
         folder.mkdir(exist_ok=True)
         (folder / "results_2026-01-01T00-00-00.json").write_bytes(path.read_bytes())
         (folder / "samples_t_2026-01-01T00-00-00.jsonl").write_text(json.dumps(sample) + "\n")
-        return benchmark_samples.read_results(folder)
+        return benchmark_lm_eval.read_results(folder)
 
     organism = (data / "organisms" / "pirate.yaml").read_bytes()
     return [

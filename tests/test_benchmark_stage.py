@@ -162,12 +162,12 @@ def test_a_stage_leaves_logs_and_flips_and_can_be_read_again(
 ) -> None:
     work = _work(base_model, tuned_model, tmp_path, tasks=(str(task_file),), num_fewshot=1, cluster_by="passage")
     work.settings = work.settings.model_copy(update={"task_limit": None, "draws": 200})
-    rows, _ = benchmark_stage(work, tmp_path / "out")
+    rows, _, _ = benchmark_stage(work, tmp_path / "out")
     assert [(row.task, row.metric, row.n, row.clusters, row.paired) for row in rows] == [("parity", "acc", 12, 4, True)]
     flips = [json.loads(line) for line in (tmp_path / "out" / "flips.jsonl").read_text().splitlines()]
     assert len(flips) == rows[0].wins + rows[0].losses
     settings = work.settings.model_copy(update={"benchmarks": str(tmp_path / "out" / "benchmarks")})
-    again, _ = benchmark_stage(SimpleNamespace(**{**vars(work), "settings": settings}), tmp_path / "again")
+    again, _, _ = benchmark_stage(SimpleNamespace(**{**vars(work), "settings": settings}), tmp_path / "again")
     assert again[0].model_copy(update={"source": ""}) == rows[0].model_copy(update={"source": ""})
     shutil.rmtree(tmp_path / "out" / "benchmarks" / "tuned")
     with pytest.raises(EvidenceError, match="no results of the tuned model"):
@@ -175,7 +175,7 @@ def test_a_stage_leaves_logs_and_flips_and_can_be_read_again(
 
 
 def test_nothing_asked_for_is_nothing_done(base_model: Path, tuned_model: Path, tmp_path: Path) -> None:
-    assert benchmark_stage(_work(base_model, tuned_model, tmp_path, tasks="none"), tmp_path / "out") == ([], [])
+    assert benchmark_stage(_work(base_model, tuned_model, tmp_path, tasks="none"), tmp_path / "out") == ([], [], None)
     assert not (tmp_path / "out").exists()
 
 

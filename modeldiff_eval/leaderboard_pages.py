@@ -1,0 +1,70 @@
+"""The cards' pages of a leaderboard: made from the records, by several processes where that is worth it, kept where they are current."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+from modeldiff_eval._version import __version__
+from modeldiff_eval.leaderboard_files import Found
+from modeldiff_eval.records import Card
+from modeldiff_eval.render_html import render_html
+from modeldiff_eval.store import write_text
+
+PARALLEL = 8
+"""Pages that make another process worth its start."""
+_FOLDER = re.compile(r"[a-z0-9-]{1,48}-[0-9a-f]{10}")
+
+
+@contextmanager
+def making(places: Sequence[tuple[Found, Path]], workers: int) -> Iterator[None]:
+    """Make the page of every card in its folder, as far as it is not there, while the block runs."""
+    items = [
+        (item.card, folder, item.digest) for item, folder in places if not _current(folder / "card.html", item.digest)
+    ]
+    workers = min(workers, len(items) // PARALLEL)
+    if workers < 2:
+        yield
+        for item in items:
+            _page(item)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pending = pool.map(_page, items, chunksize=4)
+        yield
+        for _ in pending:
+            pass
+
+
+def forget(folder: Path, listed: set[str]) -> None:
+    """Remove the folders that an earlier site made and that no row names now; nothing else."""
+    for old in folder.iterdir() if folder.is_dir() else ():
+        if old.name not in listed and _FOLDER.fullmatch(old.name) and old.is_dir() and not old.is_symlink():
+            for name in ("card.json", "card.html"):
+                (old / name).unlink(missing_ok=True)
+            if not any(old.iterdir()):
+                old.rmdir()
+
+
+def _page(item: tuple[Card, Path, str]) -> None:
+    card, folder, digest = item
+    links = [("Leaderboard", "../../index.html"), ("JSON", "card.json")]
+    write_text(folder / "card.html", render_html(card, links=links) + _stamp(digest))
+
+
+def _stamp(digest: str) -> str:
+    return f"<!-- made from card.json {digest} by {__version__} -->\n"
+
+
+def _current(page: Path, digest: str) -> bool:
+    """Whether the page there was made by this version from this very card."""
+    try:
+        with page.open("rb") as file:
+            file.seek(-200, os.SEEK_END)
+            return file.read().decode("utf-8", "replace").endswith(_stamp(digest))
+    except OSError:
+        return False
