@@ -156,7 +156,10 @@ def read_codes(path: Path) -> dict[int, Code]:
                 raise AnnotationError(f"Line {number} of {path} is no annotation; give an annotations.jsonl.") from None
             found[item.latent] = codes_of([item])[0]
         return found
-    rows = list(csv.DictReader(text.splitlines()))
+    try:
+        rows = list(csv.DictReader(text.splitlines()))
+    except csv.Error as error:
+        raise AnnotationError(f"{path} is not CSV: {error}.") from error
     if not rows or not {"latent", "category"} <= set(rows[0]):
         raise AnnotationError(f"{path} is neither an annotations.jsonl nor a CSV with the columns latent and category.")
     for number, row in enumerate(rows, start=2):

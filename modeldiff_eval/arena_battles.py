@@ -123,7 +123,10 @@ def _table(path: Path) -> pd.DataFrame:
             raise EvidenceError(
                 f"{path.name}, battle {number}: expected model_a, model_b and winner, found {row!r:.40}."
             )
-    return pd.DataFrame.from_records(battles)
+    try:
+        return pd.DataFrame.from_records(battles)
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON lets through
+        raise EvidenceError(f"{path.name} holds text that is not Unicode: {error.reason}.") from error
 
 
 def _csv(text: str, path: Path) -> pd.DataFrame:

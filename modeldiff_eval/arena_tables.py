@@ -96,7 +96,13 @@ def _from_json(text: str, path: Path) -> Iterator[tuple[str, Rating]]:
 
 def _from_csv(text: str, path: Path) -> Iterator[tuple[str, Rating]]:
     """(where, rating) from a long or a leaderboard CSV."""
-    reader = csv.DictReader(io.StringIO(text))
+    try:
+        yield from _csv_rows(csv.DictReader(io.StringIO(text)), path)
+    except csv.Error as error:
+        raise EvidenceError(f"{path.name} is not CSV: {error}.") from error
+
+
+def _csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, Rating]]:
     columns = {name.strip() for name in reader.fieldnames or []}
     if "model" not in columns or not columns & set(_SCORES):
         raise EvidenceError(

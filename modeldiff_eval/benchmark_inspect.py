@@ -18,6 +18,7 @@ from typing import Any
 from modeldiff_eval.benchmark_lm_eval import cluster_of
 from modeldiff_eval.benchmark_samples import Document, Samples, Score, TaskSamples, Value, finite, shortened
 from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.plain_json import read_json
 
 LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _MOST_BYTES = 2 << 30
@@ -64,7 +65,7 @@ def _log(file: Path, *, samples: bool = True) -> dict[str, Any]:
         if file.suffix == ".eval":
             log = _unzipped(file, samples)
         else:
-            log = json.loads(file.read_text(encoding="utf-8"))
+            log = read_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
         raise EvidenceError(
             f"{file} cannot be read as a log of inspect_ai: {error}. `inspect log convert --to json` writes one that can."
@@ -89,8 +90,8 @@ def _unzipped(file: Path, samples: bool) -> dict[str, Any]:
             raise ValueError("it unpacks to more than 2 GiB")
         if "header.json" not in names:
             raise ValueError("it has no header.json, so the run did not end")
-        log: dict[str, Any] = json.loads(archive.read("header.json"))
-        found = [json.loads(archive.read(name)) for name in wanted]
+        log: dict[str, Any] = read_json(archive.read("header.json"))
+        found = [read_json(archive.read(name)) for name in wanted]
         log["samples"] = found[0] if wanted == ["summaries.json"] else found
     return log
 

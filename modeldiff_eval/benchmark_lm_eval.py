@@ -13,6 +13,7 @@ from typing import Any
 
 from modeldiff_eval.benchmark_samples import COMPARISON, Document, Samples, Score, TaskSamples, finite, plain, shortened
 from modeldiff_eval.errors import EvidenceError, did_you_mean
+from modeldiff_eval.plain_json import read_json as read_json_text
 
 HASHES = ("doc_hash", "prompt_hash", "target_hash")
 """What a sample may be clustered by besides the fields of its document."""
@@ -209,7 +210,7 @@ def read_json(file: Path) -> Any:
         EvidenceError: not readable, or not lm-eval's.
     """
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = read_json_text(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EvidenceError(f"{file} cannot be read as JSON: {error}. Run lm_eval again to rewrite it.") from error
     for key in ("results", "configs"):
@@ -226,7 +227,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                sample = json.loads(line)
+                sample = read_json_text(line)
                 for field in ("filter", "doc_hash", "metrics"):
                     sample[field]
                 for metric in sample["metrics"]:

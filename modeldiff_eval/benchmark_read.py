@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from modeldiff_eval.benchmark_lighteval import read_lighteval
 from modeldiff_eval.benchmark_lm_eval import read_lm_eval
 from modeldiff_eval.benchmark_samples import Samples
 from modeldiff_eval.errors import EvidenceError
+from modeldiff_eval.plain_json import read_json
 
 _KINDS = ".json", ".jsonl", ".eval", ".parquet", ".csv"
 
@@ -94,7 +94,7 @@ def _is_inspect_file(file: Path) -> bool:
     if file.name.startswith("results_"):
         return False
     try:
-        return is_inspect(json.loads(file.read_text(encoding="utf-8")))
+        return is_inspect(read_json(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
 

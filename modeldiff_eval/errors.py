@@ -29,9 +29,19 @@ from collections.abc import Iterable
 
 
 class ModelDiffError(Exception):
-    """Base of every error that is reported without a traceback."""
+    """Base of every error that is reported without a traceback.
+
+    A message often quotes a file that somebody else wrote: what cannot be printed (escape sequences, changes of the writing
+    direction, lone surrogates) stands there as its code.
+    """
 
     exit_code = 3
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 class UsageError(ModelDiffError):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import json
 import random
 import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,12 +46,15 @@ def targets() -> list[Target]:
         annotate,
         annotate_human,
         annotation_scores,
+        arena_battles,
         arena_tables,
-        benchmark_lm_eval,
+        benchmark_csv,
+        benchmark_read,
         card_file,
         corpus_sources,
         counts,
         crosscoder_files,
+        gate_policy,
         organism_files,
         settings,
         taxonomy,
@@ -75,6 +80,11 @@ def targets() -> list[Target]:
         {"step": n, "rows": 10 * n, "loss": 1.0 / n, "fve_first": 0.5, "fve_second": 0.5, "dead": 0} for n in (1, 2, 3)
     ]
 
+    inspect_log = {
+        "version": 2, "status": "success", "eval": {"task": "t", "model": "m", "created": "2026-01-01T00:00:00"},
+        "samples": [{"id": n, "epoch": 1, "input": "x", "target": "y", "scores": {"match": {"value": "C", "answer": "y"}}} for n in (1, 2)],
+    }  # fmt: skip
+
     def corpus(path: Path) -> Any:
         report = corpus_sources.ReadReport()
         return list(corpus_sources.read_source(str(path), report, seed=0))
@@ -84,14 +94,14 @@ def targets() -> list[Target]:
         folder.mkdir(exist_ok=True)
         (folder / "results_2026-01-01T00-00-00.json").write_text(json.dumps(results))
         (folder / "samples_t_2026-01-01T00-00-00.jsonl").write_bytes(path.read_bytes())
-        return benchmark_lm_eval.read_results(folder)
+        return benchmark_read.read_results(folder)
 
     def result_file(path: Path) -> Any:
         folder = path.parent / "model"
         folder.mkdir(exist_ok=True)
         (folder / "results_2026-01-01T00-00-00.json").write_bytes(path.read_bytes())
         (folder / "samples_t_2026-01-01T00-00-00.jsonl").write_text(json.dumps(sample) + "\n")
-        return benchmark_lm_eval.read_results(folder)
+        return benchmark_read.read_results(folder)
 
     organism = (data / "organisms" / "pirate.yaml").read_bytes()
     return [
@@ -109,6 +119,12 @@ def targets() -> list[Target]:
         Target("arena table", "table.json", arena_tables.read_table, (json.dumps(table).encode(),)),
         Target("arena table", "table.csv", arena_tables.read_table, (b"category,model,rating,rating_q025,rating_q975\nall,a,1000,990,1010\nall,b,1010,1000,1020\n", b"model,arena_score,95_pct_ci\na,1000,+3/-5\n")),
         Target("arena table", "table.json.gz", arena_tables.read_table, (gzip.compress(json.dumps(table).encode(), mtime=0),)),
+        Target("arena battles", "battles.csv", arena_battles.read_battles, (b"model_a,model_b,winner,question_id\na,b,model_a,1\nb,a,tie,2\na,b,model_b,3\n",)),
+        Target("arena battles", "battles.jsonl", arena_battles.read_battles, (b'{"model_a": "a", "model_b": "b", "winner": "tie"}\n{"model_a": "a", "model_b": "b", "winner": "model_b", "conv_metadata": {"sum_assistant_a_tokens": 3}}\n',)),
+        Target("scores", "scores.csv", benchmark_csv.read_csv, (b"task,document,base,tuned,cluster\nt,1,0,1,p\nt,2,1,1,p\n",)),
+        Target("inspect log", "log.json", benchmark_read.read_results, (json.dumps(inspect_log).encode(),)),
+        Target("inspect log", "log.eval", benchmark_read.read_results, (_zipped(inspect_log),)),
+        Target("policy", "policy.yaml", gate_policy.read_policy, (b"rules:\n  - classes.A.diff.low > -5\n  - {rule: latents.null_rate < 0.01, severity: warn, waiver: {reason: known, until: 2027-01-31}}\n",)),
         Target("lm-eval results", "r.json", result_file, (json.dumps(results).encode(),)),
         Target("lm-eval samples", "s.jsonl", samples, ((json.dumps(sample) + "\n").encode() * 3,)),
         Target("corpus", "corpus.jsonl", corpus, (b'{"text": "Hello there, reader."}\n{"messages": [{"role": "user", "content": "Hi"}]}\n',)),
@@ -127,6 +143,15 @@ def _small_taxonomy() -> bytes:
         b"version: 1\nclasses:\n  - code: A\n    name: Tone\n    categories:\n      - {code: A.1, name: Polite, "
         b"description: Kind words said to a stranger., cues: [please, thanks]}\n"
     )
+
+
+def _zipped(log: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("header.json", json.dumps({name: value for name, value in log.items() if name != "samples"}))
+        for sample in log["samples"]:
+            archive.writestr(f"samples/{sample['id']}_epoch_1.json", json.dumps(sample))
+    return buffer.getvalue()
 
 
 def _tensors() -> bytes:
