@@ -12,7 +12,7 @@ import typer
 from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
-from modeldiff_eval.card_cli import card, render
+from modeldiff_eval.card_cli import card, render, schema
 from modeldiff_eval.cli_options import Json, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.doctor_cli import doctor
@@ -50,7 +50,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
-for _command in (card, render, selftest, doctor):
+for _command in (card, render, schema, selftest, doctor):
     app.command()(_command)
 
 
