@@ -80,7 +80,7 @@ def heat(estimate: Estimate | None, largest: float) -> str:
     if estimate is None or not estimate.value or not excludes_zero(estimate) or largest <= 0:
         return ""
     step = min(HEAT, 1 + int(HEAT * abs(estimate.value) / largest))
-    return f"{'hu' if estimate.value > 0 else 'hd'}{step}"
+    return f"tint {'hu' if estimate.value > 0 else 'hd'}{step}"
 
 
 def largest_clear(estimates: Iterable[Estimate | None]) -> float:

@@ -11,7 +11,9 @@ import pytest
 from sample_extremes import EXTREMES
 from sample_pages import CARDS
 
+from modeldiff_eval import cli
 from modeldiff_eval.card_schema import card_schema
+from modeldiff_eval.errors import MissingDependencyError
 from modeldiff_eval.records import Card
 from modeldiff_eval.render_model_card import model_card, write_model_card
 from modeldiff_eval.render_tables import tables, write_tables
@@ -55,6 +57,30 @@ def test_tables_are_the_same_rows_twice(tmp_path: Path, name: str) -> None:
             or name == "sparse"
         )
         assert list(frame["verdict"]) == [row.verdict for row in card.classes]
+
+
+def test_the_command_writes_what_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*words: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(words))
+        return int(ended.value.code or 0)
+
+    monkeypatch.setattr("modeldiff_eval.render.pdf_available", lambda: "no pdf here")
+    monkeypatch.setattr("modeldiff_eval.render.render_pdf", _no_pdf)
+    (tmp_path / "card.json").write_text(CARDS["plain"].to_json(), encoding="utf-8")
+    assert call("render", str(tmp_path), "--model-card", "--tables", "-q") == 0
+    assert (tmp_path / "model_card.md").read_text("utf-8").startswith("---\ntags:")
+    assert (tmp_path / "tables" / "latents.parquet").exists()
+    assert call("render", str(tmp_path), "--paper", "a5") == 2
+    assert "a4, letter" in capsys.readouterr().err
+    assert call("schema", "--out", str(tmp_path / "s.json")) == 0
+    assert (tmp_path / "s.json").read_text("utf-8") == card_schema()
+
+
+def _no_pdf(*_: object, **__: object) -> None:
+    raise MissingDependencyError("no pdf here")
 
 
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:

@@ -64,15 +64,15 @@ def test_the_largest_change_by_kind_of_text_is_named() -> None:
         "1 intervals exclude 0; the largest of them is Safety & Content Moderation on assistant (token kind), −4.0 % (−5.0 … −3.0)."
     )
     html = render_html(card)
-    assert html.count('class="num hd4"') == 1
-    assert 'class="num hu' not in html
+    assert html.count('class="num tint hd4"') == 1
+    assert 'class="num tint hu' not in html
 
 
 def test_tints_only_where_zero_is_excluded() -> None:
     clear, open_ = Estimate(value=2.0, low=1.0, high=3.0), Estimate(value=9.0, low=-1.0, high=19.0)
     assert largest_clear([clear, open_, None]) == 2.0
-    assert (heat(clear, 2.0), heat(clear, 8.0), heat(open_, 9.0), heat(None, 1.0)) == ("hu4", "hu2", "", "")
-    assert heat(Estimate(value=-1.0, low=-2.0, high=-0.5), 8.0) == "hd1"
+    assert (heat(clear, 2.0), heat(clear, 8.0), heat(open_, 9.0), heat(None, 1.0)) == ("tint hu4", "tint hu2", "", "")
+    assert heat(Estimate(value=-1.0, low=-2.0, high=-0.5), 8.0) == "tint hd1"
 
 
 def test_histogram_bars_and_words_by_hand() -> None:
