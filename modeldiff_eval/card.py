@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeldiff_eval import agreement, findings, graded_words, naming_words
+from modeldiff_eval import agreement, distributions, findings, graded_words, naming_words
 from modeldiff_eval._version import __version__
 from modeldiff_eval.graded import GradedView, Shifted
 from modeldiff_eval.naming_shares import share_shifts_over_repeats
@@ -164,6 +164,8 @@ def build_card(
         models=models,
         crosscoders=crosscoders,
         differences=differences,
+        delta_norm_histogram=distributions.delta_norm_histogram(table),
+        nu_maps=distributions.nu_maps(table),
         latents=latents,
         classes=rows["classes"],
         categories=rows["categories"],

@@ -44,12 +44,48 @@ def card(
 def render(
     source: Annotated[Path, typer.Argument(metavar="CARD", help="card.json, or a run's folder.")],
     out: Out = None,
+    paper: Annotated[str, typer.Option(help="Page of the PDF: a4 or letter.")] = "a4",
+    model_card: Annotated[
+        bool, typer.Option("--model-card", help="Also model_card.md, with a model-index, for the tuned model's page.")
+    ] = False,
+    tables: Annotated[bool, typer.Option("--tables", help="Also tables/*.csv and tables/*.parquet.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """HTML, PDF and Markdown again from card.json."""
+    """HTML, PDF and Markdown again from card.json.
+
+    \b
+    Example:
+      modeldiff-eval render runs/tuned --paper letter --model-card --tables
+    """
     from modeldiff_eval.card_file import read_card
     from modeldiff_eval.render import render as render_card
+    from modeldiff_eval.render_model_card import write_model_card
+    from modeldiff_eval.render_tables import write_tables
     from modeldiff_eval.store import require_writable
 
     made, path = read_card(source), source if source.is_dir() else source.parent
-    show(made, render_card(made, require_writable(out or path)), as_json=False, quiet=quiet)
+    folder = require_writable(out or path)
+    written = render_card(made, folder, paper=paper)
+    if model_card:
+        written["model card"] = write_model_card(made, folder)
+    if tables:
+        written["tables"] = write_tables(made, folder)
+    show(made, written, as_json=False, quiet=quiet)
+
+
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="standard output")] = None,
+) -> None:
+    """The JSON schema of card.json.
+
+    \b
+    Example:
+      modeldiff-eval schema --out card.schema.json
+    """
+    from modeldiff_eval.card_schema import card_schema
+    from modeldiff_eval.store import write_text
+
+    if out is None:
+        print(card_schema(), end="")
+    else:
+        write_text(out, card_schema())

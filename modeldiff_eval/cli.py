@@ -12,7 +12,7 @@ import typer
 from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
-from modeldiff_eval.card_cli import card, render
+from modeldiff_eval.card_cli import card, render, schema
 from modeldiff_eval.check_cli import check
 from modeldiff_eval.cli_options import Json, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
@@ -57,7 +57,7 @@ app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(policy_app, name="policy")
-for _command in (card, render, check, explore, leaderboard, selftest, doctor):
+for _command in (card, render, schema, check, explore, leaderboard, selftest, doctor):
     app.command()(_command)
 add_harness_commands(app)
 

@@ -17,7 +17,7 @@ from modeldiff_eval.gate_expression import Key, parse, path_text, shown
 from modeldiff_eval.gate_target import look_up
 from modeldiff_eval.records import Card, Estimate
 from modeldiff_eval.render_text import interval, number, visible
-from modeldiff_eval.render_view import lower_is_better
+from modeldiff_eval.render_tiles import lower_is_better
 
 MAX_ROWS = 60
 """Rows of one kind that get a rule of their own."""

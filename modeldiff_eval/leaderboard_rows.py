@@ -20,7 +20,7 @@ from modeldiff_eval.leaderboard_records import (
     column_names,
 )
 from modeldiff_eval.records import BenchmarkRow, Card, Estimate
-from modeldiff_eval.render_view import LOWER_IS_BETTER, OVERALL
+from modeldiff_eval.render_tiles import OVERALL, lower_is_better
 from modeldiff_eval.stats import estimate, interval_p, verdict
 
 NOTHING = Estimate(value=None, low=None, high=None)
@@ -150,9 +150,7 @@ def _mean_rows(card: Card) -> list[BenchmarkRow]:
     """Each task's first metric in [0, 1] of which more is better."""
     first: dict[str, BenchmarkRow] = {}
     for row in card.benchmarks:
-        metric = row.metric.lower().split(",")[0]
-        less_is_better = any(f"_{word}_" in f"_{metric}_" for word in LOWER_IS_BETTER)
-        if 0 <= row.base <= 1 and 0 <= row.tuned <= 1 and not less_is_better:
+        if 0 <= row.base <= 1 and 0 <= row.tuned <= 1 and not lower_is_better(row.metric):
             first.setdefault(row.task, row)
     return list(first.values())
 

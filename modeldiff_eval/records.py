@@ -100,6 +100,37 @@ class CrosscoderInfo(Record):
     training: TrainingCurve | None = None
 
 
+class DeltaNormHistogram(Record):
+    """Δ_norm of one crosscoder's live latents, counted in equal bins from 0 (first only) over 0.5 (shared) to 1 (second only)."""
+
+    first: str
+    second: str
+    counts: list[int] = Field(min_length=1)
+    dead: int
+    """Latents that never fire on the measured tokens, or have no Δ_norm; not counted."""
+
+
+class NuMap(Record):
+    """How many (ν^ε, ν^r) pairs of one side's latents fall in each square of a grid from ``low`` to ``high`` on both axes.
+
+    ``counts[r][e]``: row r of ν^r, column e of ν^ε, both from ``low`` up. ``outside`` lie beyond the grid; ``undefined`` lack
+    one of the two.
+    """
+
+    side: Literal["base", "tuned"]
+    low: FiniteFloat
+    high: FiniteFloat
+    counts: list[list[int]] = Field(min_length=1)
+    outside: int
+    undefined: int
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if self.low >= self.high or any(len(row) != len(self.counts) for row in self.counts):
+            raise ValueError("a map of nu must be square, and its low below its high")
+        return self
+
+
 class DifferenceInfo(Record):
     """The dictionary of what differs between two models (method ``difference``); held out.
 
@@ -658,6 +689,8 @@ class Card(Record):
     models: Models
     crosscoders: list[CrosscoderInfo]
     differences: list[DifferenceInfo] | None = None
+    delta_norm_histogram: list[DeltaNormHistogram] | None = None
+    nu_maps: list[NuMap] | None = None
     latents: Latents
     classes: list[ClassRow]
     categories: list[ClassRow]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modeldiff_eval.errors import MissingDependencyError, UsageError, did_you_mean
 from modeldiff_eval.records import Card, ClassRow
-from modeldiff_eval.render_html import render_html
+from modeldiff_eval.render_html import PAPERS, render_html
 from modeldiff_eval.render_markdown import render_markdown
 from modeldiff_eval.render_pdf import INSTALL_LINE, log, pdf_available, render_pdf
 from modeldiff_eval.render_terminal import print_terminal
@@ -38,7 +38,7 @@ LARGE = 2_000_000
 
 
 def render(
-    card: Card, out: Path, *, formats: Collection[str] = FORMATS, also_raw: bool = True
+    card: Card, out: Path, *, formats: Collection[str] = FORMATS, also_raw: bool = True, paper: str = "a4"
 ) -> dict[str, Path | None]:
     """Write the card to ``out``, each file whole or not at all.
 
@@ -47,19 +47,23 @@ def render(
         out: the folder, made if it is not there.
         formats: any of ``html``, ``pdf`` and ``md``.
         also_raw: write ``card.json`` (the record) and ``card.csv`` (its classes and categories) too.
+        paper: the PDF's page, ``a4`` or ``letter``.
 
     Returns:
         The path of every file asked for; ``pdf`` is None when the system libraries for it are missing, in which case
         the HTML says so and the line that installs them is logged.
 
     Raises:
-        UsageError: an unknown format.
+        UsageError: an unknown format or paper.
         OutputError: a file cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
             known = ", ".join(FORMATS)
             raise UsageError(f"Unknown card format {name!r}; choose from {known}.{did_you_mean(name, FORMATS)}")
+    page = next((known for known in PAPERS if known == paper), None)
+    if page is None:
+        raise UsageError(f"Unknown paper {paper!r}; choose from {', '.join(PAPERS)}.{did_you_mean(paper, PAPERS)}")
     written: dict[str, Path | None] = {}
     if also_raw:
         written["json"] = write_text(out / "card.json", card.to_json())
@@ -68,15 +72,15 @@ def render(
     links = [(name.upper(), f"card.{name}") for name in written]
     if "pdf" in formats and reason is None:
         links.append(("PDF", "card.pdf"))
-    html = render_html(card, links=links, notes=[reason] if reason else []) if {"html", "pdf"} & set(formats) else ""
     if "html" in formats:
+        html = render_html(card, links=links, notes=[reason] if reason else [])
         written["html"] = write_text(out / "card.html", html)
         if len(html.encode()) > LARGE:
             log.warning("card.html is %.1f MB; fewer examples a latent make it smaller.", len(html.encode()) / 1e6)
     if "pdf" in formats:
         written["pdf"] = None
         try:
-            render_pdf(html, out / "card.pdf", card.created, card_json=card.to_json())
+            render_pdf(render_html(card, paper=page), out / "card.pdf", card.created, card_json=card.to_json())
             written["pdf"] = out / "card.pdf"
         except MissingDependencyError as error:
             log.warning("%s", error)

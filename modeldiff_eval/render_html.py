@@ -1,24 +1,33 @@
-"""The card as one HTML file: no script, no external request, everything untrusted escaped."""
+"""The card as one HTML file: no external request, everything untrusted escaped, one script of ours that nothing depends on."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from modeldiff_eval import naming_words
+from modeldiff_eval import naming_words, render_latents, render_maps
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
 from modeldiff_eval.gate_words import notes_text, ordered, result, seen_text
 from modeldiff_eval.records import Card, Gate, Verdict
+from modeldiff_eval.render_anchor import Anchors
 from modeldiff_eval.render_causal import causal_view
 from modeldiff_eval.render_curve import training
+from modeldiff_eval.render_glossary import TERMS, in_plain_words
+from modeldiff_eval.render_said import said
 from modeldiff_eval.render_scale import scale
+from modeldiff_eval.render_tiles import tiles
 from modeldiff_eval.resources import resource
+
+Paper = Literal["a4", "letter"]
+PAPERS: tuple[Paper, ...] = ("a4", "letter")
 
 GATE_WORDS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 NOT_GATED = "NOT GATED"
@@ -51,46 +60,64 @@ def environment() -> Environment:
         "verdict": lambda verdict: text.VERDICT_TEXT[verdict],
         "digits": view.benchmark_digits,
         "tone": lambda verdict: _TONE[verdict],
-        "pieces": view.pieces,
+        "brief": lambda value: text.cut(value, 12),
+        "pieces": render_latents.pieces,
+        "class_of": render_latents.class_of,
         "graded_n": view.graded_n,
+        "heat": view.heat,
+        "benchmark_more": view.benchmark_more,
+        "arena_more": view.arena_more,
     }
     env.tests["share_only"] = text.share_only
-    env.globals |= {"absent": text.ABSENT, "max_examples": view.MAX_EXAMPLES}
+    env.globals |= {
+        "absent": text.ABSENT,
+        "max_examples": render_latents.MAX_EXAMPLES,
+        "max_latents": render_latents.MAX_LATENTS,
+        "shades": render_maps.SHADES,
+        "terms": TERMS,
+    }
     return env
 
 
-def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Sequence[str] = ()) -> str:
+def render_html(
+    card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Sequence[str] = (), paper: Paper | None = None
+) -> str:
     """The card as a complete HTML document.
 
     Args:
         card: what to show.
         links: (name, relative address) of files beside the card.
         notes: sentences shown under the header, such as why there is no PDF.
+        paper: for the page a PDF is made of: its size, a denser layout, and of the latents only the first of each class with an
+            example, all of them in a table. None is the document for screens.
     """
     class_scale, activation_scale = view.class_scales(card.classes)
     arena_rows = card.arena.rows if card.arena else []
-    nu = view.nu_map(card)
+    latents = render_latents.latent_groups(card)
+    shares = [row.diff for row in card.categories if row.verdict in ("up", "down")]
     context: dict[str, Any] = {
         "card": card,
-        "css": Markup(style()),
+        "paged": paper is not None,
+        "css": Markup(style(paper)),
+        "script": Markup(script()),
+        "script_hash": script_hash(),
+        "ids": Anchors(card),
+        "sentences": said(card),
+        "plainly": in_plain_words(card),
         "links": links,
         "notes": [note for note in notes if note not in card.caveats],
         "created_w3c": _w3c(card.created),
         "gate_word": NOT_GATED if card.gate is None else GATE_WORDS[card.gate.verdict],
         "gate_class": "none" if card.gate is None else card.gate.verdict,
         "rules": _rules(card.gate),
-        "tiles": [
-            view.class_tile(card, up=True),
-            view.class_tile(card, up=False),
-            view.elo_tile(card),
-            view.benchmark_tile(card),
-        ],
+        "tiles": tiles(card),
         "class_scale": class_scale,
         "activation_scale": activation_scale,
         "graded_scale": view.graded_scale(card.classes),
         "share_only_rows": [row.code for row in card.classes if text.share_only(row) and row.verdict != "not covered"],
         "arena_scale": scale([e for row in arena_rows for e in (row.delta, row.delta_style)], wanted=3),
         "benchmark_groups": view.benchmark_groups(card.benchmarks),
+        "flips": view.benchmark_flips(card.benchmarks),
         "weak": view.weak_rows(card),
         "other_weak": view.other_weak(card),
         "weak_categories": [row for row in card.categories if row.verdict == "unclear"],
@@ -98,11 +125,15 @@ def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Seq
         "category_activation": any(row.activation is not None for row in card.categories),
         "has_null_change": any(r.change is None or r.change.high is None for r in card.categories),
         "category_names": {row.code: row.name for row in card.categories},
-        "latent_groups": view.latent_groups(card),
-        "latents_left": max(0, len(card.top_latents) - view.MAX_LATENTS),
+        "share_largest": view.largest_clear(shares),
+        "activation_largest": view.largest_clear(r.activation.change for r in card.categories if r.activation),
+        "parts_largest": view.largest_clear(e for part in card.activation_by or () for e in part.changes.values()),
+        "latent_groups": render_latents.strongest(latents) if paper else latents,
+        "latents_left": max(0, len(card.top_latents) - render_latents.MAX_LATENTS),
         "trainings": [training(crosscoder) for crosscoder in card.crosscoders],
         "causal": causal_view(card.causal),
-        "nu": nu,
+        "histograms": render_maps.histograms(card),
+        "nu_charts": render_maps.nu_charts(card),
         "languages": view.coverage_rows(card.coverage.languages) if card.coverage else [],
         "covered": view.coverage_rows(card.coverage.categories) if card.coverage else [],
         "naming_lines": naming_words.lines(card),
@@ -113,9 +144,25 @@ def render_html(card: Card, *, links: Sequence[tuple[str, str]] = (), notes: Seq
 
 
 @cache
-def style() -> str:
+def style(paper: Paper | None = None) -> str:
     """The style sheet, ready to stand inside a ``<style>`` element."""
-    return resource("templates/card.css").read_text("utf-8").replace("</", "<\\/")
+    sheets = [resource("templates/card.css")]
+    if paper is not None:
+        sheets.append(resource("templates/paged.css"))
+    text = "\n".join(sheet.read_text("utf-8") for sheet in sheets).replace("</", "<\\/")
+    return text.replace("size: A4;", f"size: {paper};") if paper else text
+
+
+@cache
+def script() -> str:
+    """The script of the screen's document; it holds nothing of any card."""
+    return resource("templates/card.js").read_text("utf-8")
+
+
+@cache
+def script_hash() -> str:
+    """What the content security policy lets run: this script and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
 
 
 def _rules(gate: Gate | None) -> list[Any]:

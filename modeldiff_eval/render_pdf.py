@@ -1,4 +1,4 @@
-"""The card's HTML as PDF by WeasyPrint: no network, no files, equal bytes for equal cards."""
+"""The card's HTML as PDF by WeasyPrint: PDF/A-3u, tagged, no network, no files, equal bytes for equal cards."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def render_pdf(html: str, target: Path, created: str, *, card_json: str | None =
         )
     with _source_date(int(when.timestamp())), _collected_log() as lines:
         document = weasyprint.HTML(string=html, url_fetcher=fetcher)
-        content = document.write_pdf(attachments=attachments)
+        content = document.write_pdf(attachments=attachments, pdf_variant="pdf/a-3u", pdf_tags=True)
     _report(lines)
     write_bytes(target, content)
 

@@ -103,8 +103,9 @@ def visible_parts(text: str) -> Markup:
 
 
 def visible_html(text: str, limit: int | None = None) -> Markup:
-    """Escaped HTML of untrusted ``text``, isolated from the direction of the text around it."""
-    return Markup("<bdi>") + visible_parts(cut(text, limit)) + Markup("</bdi>")
+    """Escaped HTML of untrusted ``text``, isolated from the direction of the text around it (ASCII cannot turn it)."""
+    shown = visible_parts(cut(text, limit))
+    return shown if text.isascii() else Markup("<bdi>") + shown + Markup("</bdi>")
 
 
 def name_html(text: str, limit: int | None = None) -> Markup:

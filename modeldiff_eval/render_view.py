@@ -1,10 +1,9 @@
-"""What the card's template shows, prepared from a :class:`Card`: rows, scales, tiles. Nothing is estimated here."""
+"""What the card's template shows, prepared from a :class:`Card`: rows and scales. Nothing is estimated here."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,35 +13,11 @@ from modeldiff_eval.records import (
     Card,
     ClassRow,
     Estimate,
-    Example,
     GradedShare,
-    TopLatent,
     Verdict,
 )
-from modeldiff_eval.render_scale import Mark, Scale, plain_scale, scale
-from modeldiff_eval.render_text import compact, cut, interval, number, p_value
-
-OVERALL = {"overall", "full", "all", "text"}
-MAX_LATENTS = 60
-MAX_EXAMPLES = 5
-BEFORE, AFTER = 60, 30
-TOKEN_LIMIT = 80
-LEVELS = 6
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number; ``value`` is None when there is nothing to show, and ``name`` then says why."""
-
-    label: str
-    value: str | None
-    unit: str
-    name: str
-    range: str
-    verdict: Verdict | None
-    second: str | None = None
-    scale: Scale | None = None
-    mark: Mark | None = None
+from modeldiff_eval.render_scale import Scale, scale
+from modeldiff_eval.render_text import interval, number, p_value
 
 
 @dataclass(frozen=True)
@@ -53,15 +28,6 @@ class Group:
     name: str
     rows: list[Any]
     scale: Scale
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A run of example text with one highlight level (0 = none, ``LEVELS`` = the strongest)."""
-
-    text: str
-    level: int
-    value: str
 
 
 @dataclass(frozen=True)
@@ -96,106 +62,30 @@ def graded_scale(rows: Sequence[ClassRow]) -> Scale | None:
     return scale(found) if found else None
 
 
-def class_tile(card: Card, *, up: bool) -> Tile:
-    """The class whose share rose (or fell) most; where no share is defined, the one whose activation did."""
-    label = "Largest \u25b2 class" if up else "Largest \u25bc class"
-    sign = 1 if up else -1
-    if all(row.diff.value is None for row in card.classes) and any(row.activation for row in card.classes):
-        return _activation_tile(card, label, sign)
-    rows = [row for row in card.classes if row.verdict != "not covered" and (row.diff.value or 0.0) * sign > 0]
-    if not rows:
-        word = "rose" if up else "fell"
-        return Tile(label, None, "", f"No class {word}" if card.classes else "not listed", "", None)
-    row = max(rows, key=lambda r: (r.diff.value or 0.0) * sign)
-    line = scale([r.diff for r in card.classes])
-    return Tile(
-        label,
-        number(row.diff.value, signed=True),
-        "points",
-        f"{row.code} {row.name}",
-        interval(row.diff),
-        row.verdict,
-        scale=line,
-        mark=line.mark(row.diff, row.verdict),
+def excludes_zero(estimate: Estimate | None) -> bool:
+    """Whether both bounds are known and on one side of 0."""
+    return (
+        estimate is not None
+        and estimate.low is not None
+        and estimate.high is not None
+        and (estimate.low > 0 or estimate.high < 0)
     )
 
 
-def _activation_tile(card: Card, label: str, sign: int) -> Tile:
-    found = [
-        (row, row.activation)
-        for row in card.classes
-        if row.activation is not None and (row.activation.change.value or 0.0) * sign > 0
-    ]
-    if not found:
-        return Tile(label, None, "", f"No class's activation {'rose' if sign > 0 else 'fell'}", "", None)
-    # A clear change comes before a larger one that numerical noise could make.
-    row, best = max(found, key=lambda f: (f[1].verdict != "unclear", (f[1].change.value or 0.0) * sign))
-    line = scale([change.change for _, change in found])
-    return Tile(
-        label,
-        number(best.change.value, signed=True),
-        "% activation",
-        f"{row.code} {row.name}",
-        interval(best.change),
-        best.verdict,
-        scale=line,
-        mark=line.mark(best.change, best.verdict),
-    )
+HEAT = 4
 
 
-def elo_row(card: Card) -> ArenaRow | None:
-    """The overall arena row, or the first one."""
-    rows = card.arena.rows if card.arena else []
-    return next((r for r in rows if r.category.strip().lower() in OVERALL), rows[0] if rows else None)
+def heat(estimate: Estimate | None, largest: float) -> str:
+    """Style class of a heat table's cell: tinted only where the interval excludes 0, in ``HEAT`` steps of size."""
+    if estimate is None or not estimate.value or not excludes_zero(estimate) or largest <= 0:
+        return ""
+    step = min(HEAT, 1 + int(HEAT * abs(estimate.value) / largest))
+    return f"tint {'hu' if estimate.value > 0 else 'hd'}{step}"
 
 
-def elo_tile(card: Card) -> Tile:
-    """Elo difference in the overall category, raw and with style control."""
-    row = elo_row(card)
-    if row is None:
-        return Tile("Arena Elo \u0394", None, "", "not listed", "", None)
-    style = row.delta_style
-    second = None if style is None else f"\u25c7 style {number(style.value, signed=True)} ({interval(style)})"
-    line = scale([row.delta, style])
-    return Tile(
-        "Arena Elo \u0394",
-        number(row.delta.value, signed=True),
-        "raw",
-        row.category,
-        interval(row.delta),
-        row.verdict,
-        second=second or "\u25c7 style: not listed",
-        scale=line,
-        mark=line.mark(row.delta, row.verdict),
-    )
-
-
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier", "ter", "loss", "nll", "error")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric's name says that less of it is better."""
-    return any(word in metric.lower().split(",")[0].split("_") for word in LOWER_IS_BETTER)
-
-
-def benchmark_tile(card: Card) -> Tile:
-    """The benchmark with the lowest delta, among metrics of which more is better."""
-    known = [b for b in card.benchmarks if b.delta.value is not None]
-    rows = [b for b in known if not lower_is_better(b.metric)]
-    if not rows:
-        return Tile("Worst benchmark \u0394", None, "", "not measured", "", None)
-    row = min(rows, key=lambda b: b.delta.value or 0.0)
-    line = scale([row.delta])
-    return Tile(
-        "Worst benchmark \u0394",
-        benchmark_delta(row),
-        "",
-        f"{row.task} \u00b7 {row.metric}",
-        benchmark_range(row),
-        row.verdict,
-        scale=line,
-        mark=line.mark(row.delta, row.verdict),
-    )
+def largest_clear(estimates: Iterable[Estimate | None]) -> float:
+    """Size of the largest value whose interval excludes 0; 0.0 where there is none."""
+    return max((abs(e.value or 0.0) for e in estimates if e is not None and excludes_zero(e)), default=0.0)
 
 
 def benchmark_digits(row: BenchmarkRow) -> int:
@@ -212,6 +102,43 @@ def benchmark_range(row: BenchmarkRow) -> str:
 def benchmark_delta(row: BenchmarkRow) -> str:
     """A benchmark delta in the metric's own unit."""
     return number(row.delta.value, benchmark_digits(row), signed=True)
+
+
+def benchmark_more(row: BenchmarkRow) -> list[str]:
+    """Lines under a benchmark for what a paired comparison also knows, as far as the record has it."""
+    wins, ties, losses, clusters = (getattr(row, name, None) for name in ("wins", "ties", "losses", "clusters"))
+    p = getattr(row, "p_mcnemar", None)
+    lines = []
+    if getattr(row, "higher_is_better", None) is False:
+        lines.append("less is better")
+    if wins is not None and losses is not None:
+        drawn = "" if ties is None else f", equal on {number(ties, 0)}"
+        lines.append(f"tuned higher on {number(wins, 0)}, lower on {number(losses, 0)}{drawn}")
+    if p is not None:
+        lines.append(f"exact McNemar p {p_value(p)}")
+    if clusters is not None:
+        lines.append(f"{number(clusters, 0)} clusters resampled")
+    return lines
+
+
+def benchmark_flips(rows: Sequence[BenchmarkRow]) -> list[tuple[str, list[Any]]]:
+    """Benchmark → its first documents that one model gets right and the other wrong, where the record has them."""
+    found = [(f"{row.task} \u00b7 {row.metric}", getattr(row, "flips", [])) for row in rows]
+    return [(name, flips) for name, flips in found if flips]
+
+
+def arena_more(row: ArenaRow) -> list[str]:
+    """Lines under an arena row for what battles also say, as far as the record has it (win rates are in percent)."""
+    rate, plain = getattr(row, "win_rate", None), getattr(row, "delta_style_unpenalised", None)
+    sides = [getattr(row, name, None) for name in ("base_battles", "tuned_battles")]
+    lines = []
+    if rate is not None and rate.value is not None:
+        lines.append(f"tuned wins {number(rate.value)} % ({interval(rate, signed=False)})")
+    if plain is not None and plain.value is not None:
+        lines.append(f"style-controlled without penalty {number(plain.value, signed=True)} ({interval(plain)})")
+    if sides[0] is not None and sides[1] is not None:
+        lines.append(f"{number(sides[0], 0)} and {number(sides[1], 0)} battles")
+    return lines
 
 
 def benchmark_groups(rows: Sequence[BenchmarkRow]) -> list[Group]:
@@ -231,44 +158,6 @@ def category_groups(card: Card) -> list[Group]:
     for row in card.categories:
         groups.setdefault(row.code.split(".")[0], []).append(row)
     return [Group(code, names.get(code, ""), rows, line) for code, rows in groups.items()]
-
-
-def latent_groups(card: Card) -> list[Group]:
-    """The listed latents by class; those in none of the categories last. At most ``MAX_LATENTS`` in all."""
-    names = {row.code: row.name for row in card.classes}
-    groups: dict[str, list[TopLatent]] = {}
-    for latent in card.top_latents[:MAX_LATENTS]:
-        groups.setdefault((latent.category or "").split(".")[0], []).append(latent)
-    line = scale([])
-    return [
-        Group(code, names.get(code, code) or "In none of the categories", groups[code], line)
-        for code in sorted(groups, key=lambda c: (c == "", c))
-    ]
-
-
-def pieces(example: Example) -> list[Piece]:
-    """Text runs of an example around its strongest token, quiet neighbours merged."""
-    both = zip(example.tokens, example.activations, strict=False)
-    pairs = [(cut(token, TOKEN_LIMIT), value if math.isfinite(value) else 0.0) for token, value in both]
-    if not pairs:
-        return [Piece(example.text[: 8 * (BEFORE + AFTER)], 0, "")]
-    peak = max(range(len(pairs)), key=lambda i: pairs[i][1])
-    top = pairs[peak][1]
-    start, stop = max(0, peak - BEFORE), min(len(pairs), peak + AFTER + 1)
-    out: list[Piece] = [Piece("\u2026", 0, "")] if start else []
-    quiet: list[str] = []
-    for token, value in pairs[start:stop]:
-        level = math.ceil(LEVELS * value / top - 0.5) if top > 0 and value > 0 else 0
-        if level <= 0:
-            quiet.append(token)
-            continue
-        if quiet:
-            out.append(Piece("".join(quiet), 0, ""))
-            quiet = []
-        out.append(Piece(token, level, compact(value)))
-    if stop < len(pairs):
-        quiet.append("\u2026")
-    return [*out, Piece("".join(quiet), 0, "")] if quiet else out
 
 
 def weak_rows(card: Card) -> list[Weak]:
@@ -313,39 +202,6 @@ def other_weak(card: Card) -> list[str]:
 
 def _p(value: float | None) -> str:
     return "not listed" if value is None else p_value(value)
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A latent on the ν map, positions in percent."""
-
-    x: float
-    y: float
-    model: str
-    title: str
-
-
-def nu_map(card: Card) -> tuple[list[Dot], Scale] | None:
-    """ν^ε (x) against ν^r (y) of the latents listed in this card, or None when fewer than two have both."""
-    found: list[tuple[TopLatent, float, float]] = []
-    for latent in card.top_latents:
-        error, reconstruction = _value(latent.nu_error), _value(latent.nu_reconstruction)
-        if error is not None and reconstruction is not None:
-            found.append((latent, error, reconstruction))
-    if len(found) < 2:
-        return None
-    top = max(1.0, *(min(1.5, max(e, r)) for _, e, r in found))
-    line = plain_scale(0.0, top * 1.04)
-    dots = []
-    for latent, error, reconstruction in found:
-        label = latent.label or "not annotated"
-        title = f"{latent.model} {latent.latent}: {label} ({number(error, 2)}, {number(reconstruction, 2)})"
-        dots.append(Dot(line.at(error), round(100 - line.at(reconstruction), 2), latent.model, title))
-    return dots, line
-
-
-def _value(estimate: Estimate | None) -> float | None:
-    return None if estimate is None or estimate.value is None or not math.isfinite(estimate.value) else estimate.value
 
 
 def coverage_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:

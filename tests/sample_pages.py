@@ -29,6 +29,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.words: list[str] = []
         self.styles: list[str] = []
+        self.scripts: list[str] = []
         self.feed(html)
         self.close()
         assert self.open == [], f"never closed: {self.open}"
@@ -48,7 +49,8 @@ class Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        (self.styles if self.open and self.open[-1] == "style" else self.words).append(data)
+        kept = {"style": self.styles, "script": self.scripts}.get(self.open[-1] if self.open else "", self.words)
+        kept.append(data)
 
     @property
     def text(self) -> str:

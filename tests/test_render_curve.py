@@ -88,7 +88,7 @@ def test_one_point_is_a_curve() -> None:
 def test_a_crosscoder_without_a_log_says_so() -> None:
     bare = crosscoder().model_copy(update={"training": None})
     html = trust(render_html(card(bare)))
-    assert "tuned</bdi>: no training log came with this crosscoder." in html
+    assert "tuned: no training log came with this crosscoder." in html
     assert 'class="plotted"' not in html
     assert "- Training of base / tuned: no log came with this crosscoder." in render_markdown(card(bare))
     assert "How the training went" not in render_html(card())

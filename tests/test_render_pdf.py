@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from pypdf import PdfReader
+from sample_extremes import EXTREMES
 from sample_pages import CARDS, Page
 
-from modeldiff_eval.errors import MissingDependencyError
+from modeldiff_eval.errors import MissingDependencyError, UsageError
 from modeldiff_eval.records import Card
 from modeldiff_eval.render import pdf_available, render, render_html, render_pdf
 
@@ -30,7 +32,7 @@ def pdf(tmp_path_factory: pytest.TempPathFactory) -> tuple[PdfReader, list[str]]
     logger.addHandler(handler)
     try:
         card = CARDS["full"]
-        render_pdf(render_html(card), target, card.created, card_json=card.to_json())
+        render_pdf(render_html(card, paper="a4"), target, card.created, card_json=card.to_json())
     finally:
         logger.removeHandler(handler)
     return PdfReader(target), lines
@@ -40,13 +42,57 @@ def test_pdf_has_the_headline_the_pages_and_the_record(pdf: tuple[PdfReader, lis
     reader, _ = pdf
     # pypdf reads two-byte codes of fonts that also hold boxes for missing glyphs with their zero bytes.
     first, last = (reader.pages[i].extract_text().replace("\0", "") for i in (0, -1))
-    assert 3 <= len(reader.pages) <= 14
+    assert 5 <= len(reader.pages) <= 12
     assert "[bold red]not markup[/]" in first
     assert "Largest" in first
     assert f"1 / {len(reader.pages)}" in first
     assert f"{len(reader.pages)} / {len(reader.pages)}" in last
     assert "modeldiff-eval 0.1.0" in last, "the running header"
     assert Card.model_validate_json(reader.attachments["card.json"][0]) == CARDS["full"]
+
+
+def test_pdf_is_tagged_archivable_and_a4(pdf: tuple[PdfReader, list[str]]) -> None:
+    reader, _ = pdf
+    root = reader.trailer["/Root"]
+    assert root["/MarkInfo"]["/Marked"]
+    assert root["/Lang"] == "en"
+    assert "/StructTreeRoot" in root
+    attached = [reference.get_object() for reference in root["/AF"]]
+    assert {(file["/UF"], file["/AFRelationship"]) for file in attached} == {("card.json", "/Data")}
+    metadata = root["/Metadata"].get_object().get_data().decode()
+    assert re.search(r"pdfaid:part[>=\"]+3", metadata)
+    assert re.search(r"pdfaid:conformance[>=\"]+U", metadata)
+    assert [round(float(side)) for side in reader.pages[0].mediabox[2:]] == [595, 842]
+    for heading in (
+        "What changed",
+        "not significant",
+        "The categories",
+        "The latents",
+        "Can this",
+        "Caveats",
+        "Glossary",
+    ):
+        assert any(heading in page.extract_text().replace("\0", "") for page in reader.pages), heading
+
+
+@needs_pdf
+def test_letter_is_another_page(tmp_path: Path) -> None:
+    written = render(CARDS["minimal"], tmp_path, formats=("pdf",), also_raw=False, paper="letter")
+    assert set(written) == {"pdf"}
+    reader = PdfReader(tmp_path / "card.pdf")
+    assert [round(float(side)) for side in reader.pages[0].mediabox[2:]] == [612, 792]
+    with pytest.raises(UsageError, match="Did you mean 'letter'"):
+        render(CARDS["minimal"], tmp_path, paper="leter")
+
+
+@needs_pdf
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["500 latents", "40 benchmarks", "long names", "other scripts", "maps"])
+def test_pdf_of_too_much_has_no_surprises(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    with caplog.at_level(logging.WARNING, logger="modeldiff_eval.render"):
+        render(EXTREMES[name](), tmp_path, formats=("pdf",), also_raw=False)
+    assert all("no installed font has them" in line for line in caplog.messages), caplog.messages
+    assert len(PdfReader(tmp_path / "card.pdf").pages) <= 20
 
 
 def test_pdf_log_has_no_surprises(pdf: tuple[PdfReader, list[str]]) -> None:

@@ -7,9 +7,9 @@ import math
 import pytest
 
 from modeldiff_eval.records import Estimate, Example
+from modeldiff_eval.render_latents import LEVELS, pieces
 from modeldiff_eval.render_scale import scale
 from modeldiff_eval.render_text import interval, number, visible, visible_html
-from modeldiff_eval.render_view import LEVELS, pieces
 
 
 def test_marks_sit_where_the_numbers_say() -> None:

@@ -1,0 +1,85 @@
+"""The latents of a card: by class, as one list, and their examples with the firing tokens marked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from modeldiff_eval.records import Card, Example, TopLatent
+from modeldiff_eval.render_scale import scale
+from modeldiff_eval.render_text import compact, cut
+from modeldiff_eval.render_view import Group
+
+MAX_LATENTS = 60
+"""Latents shown with examples; the table holds all."""
+PAGED_LATENTS = 8
+PAGED_EACH = 2
+"""On paper only the first of every class are shown with an example."""
+MAX_EXAMPLES = 5
+BEFORE, AFTER = 60, 30
+TOKEN_LIMIT = 80
+LEVELS = 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of example text with one highlight level (0 = none, ``LEVELS`` = the strongest)."""
+
+    text: str
+    level: int
+    value: str
+
+
+def latent_groups(card: Card) -> list[Group]:
+    """The listed latents by class; those in none of the categories last. At most ``MAX_LATENTS`` in all."""
+    names = {row.code: row.name for row in card.classes}
+    groups: dict[str, list[TopLatent]] = {}
+    for latent in card.top_latents[:MAX_LATENTS]:
+        groups.setdefault((latent.category or "").split(".")[0], []).append(latent)
+    line = scale([])
+    return [
+        Group(code, names.get(code, code) or "In none of the categories", groups[code], line)
+        for code in sorted(groups, key=lambda c: (c == "", c))
+    ]
+
+
+def pieces(example: Example) -> list[Piece]:
+    """Text runs of an example around its strongest token, quiet neighbours merged."""
+    both = zip(example.tokens, example.activations, strict=False)
+    pairs = [(cut(token, TOKEN_LIMIT), value if math.isfinite(value) else 0.0) for token, value in both]
+    if not pairs:
+        return [Piece(example.text[: 8 * (BEFORE + AFTER)], 0, "")]
+    peak = max(range(len(pairs)), key=lambda i: pairs[i][1])
+    top = pairs[peak][1]
+    start, stop = max(0, peak - BEFORE), min(len(pairs), peak + AFTER + 1)
+    out: list[Piece] = [Piece("\u2026", 0, "")] if start else []
+    quiet: list[str] = []
+    for token, value in pairs[start:stop]:
+        level = math.ceil(LEVELS * value / top - 0.5) if top > 0 and value > 0 else 0
+        if level <= 0:
+            quiet.append(token)
+            continue
+        if quiet:
+            out.append(Piece("".join(quiet), 0, ""))
+            quiet = []
+        out.append(Piece(token, level, compact(value)))
+    if stop < len(pairs):
+        quiet.append("\u2026")
+    return [*out, Piece("".join(quiet), 0, "")] if quiet else out
+
+
+def class_of(latent: TopLatent) -> str:
+    """The class that a list is filtered by; ``-`` for none."""
+    return cut((latent.category or "").split(".")[0], 12) or "-"
+
+
+def strongest(groups: list[Group]) -> list[Group]:
+    """The first latents of every class, at most ``PAGED_LATENTS`` in all: every class has one before any has two."""
+    wanted = [0] * len(groups)
+    for turn in range(PAGED_EACH):
+        for i, group in enumerate(groups):
+            if sum(wanted) < PAGED_LATENTS and len(group.rows) > turn:
+                wanted[i] += 1
+    return [
+        Group(group.code, group.name, group.rows[:n], group.scale) for group, n in zip(groups, wanted, strict=True) if n
+    ]
