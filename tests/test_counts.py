@@ -206,8 +206,8 @@ def test_agreement_is_null_while_either_side_is_unclear(simpo: Card) -> None:
 
 
 def test_benchmarks_have_intervals_where_they_can(simpo: Card) -> None:
-    rows = {row.task: row for row in simpo.benchmarks}
-    gsm8k, win_rate = rows["gsm8k"], rows["alpaca_eval_2"]
+    rows = {(row.task, row.metric): row for row in simpo.benchmarks}
+    gsm8k, win_rate = rows["gsm8k", "accuracy"], rows["alpaca_eval_2", "length-controlled win rate"]
     assert gsm8k.delta.low < 0.6 < gsm8k.delta.high
     assert (gsm8k.paired, gsm8k.verdict) == (False, "unclear")
     assert (win_rate.delta.low, win_rate.p, win_rate.mde, win_rate.verdict) == (None, None, None, "unclear")
