@@ -162,7 +162,10 @@ def test_the_contradiction_is_computed_not_typed(tmp_path: Path) -> None:
         raw["published"]["classes"]["A"]["change"] = 33.0
 
     card = card_from_counts(edited(tmp_path, "paper_simpo", change), draws=200)
-    assert not [text for text in card.caveats if "Arena math" in text]
+    assert not [text for text in card.caveats if "Arena math without" in text]
+    assert [
+        text for text in card.caveats if "Arena math, difference without style control: the paper prints −10" in text
+    ]
     assert [text for text in card.caveats if "Arena german" in text and "contradicts the source" in text]
     assert [text for text in card.caveats if "Arena english" in text and "outside the interval" in text]
     assert [text for text in card.caveats if "57 of 58" in text]

@@ -55,7 +55,7 @@ def test_a_score_that_nobody_published_is_named_and_no_row() -> None:
 def test_an_excluded_row_gives_its_numbers_and_the_reason() -> None:
     rows, notes = benchmarks_from_spec([spec(proportion=100, excluded="broken set-up")])
     assert rows == []
-    assert notes == ["Left out of the table: t m, 40.0 to 60.0, +20.0 (95 % +6.1 to +32.6, n 100; s): broken set-up."]
+    assert notes == ["Left out of the table: t m, 40.0 to 60.0, +20.0 (95 % +6.1 to +32.8, n 100; s): broken set-up."]
 
 
 def test_another_publication_covers_a_score_or_does_not() -> None:

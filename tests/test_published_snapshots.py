@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -182,10 +183,15 @@ def _other(raw: dict[str, Any], **changes: Any) -> None:
     raw["arena"]["other_snapshots"][0].update(changes)
 
 
+def _doubled(raw: dict[str, Any]) -> list[Any]:
+    row = raw["arena"]["other_snapshots"][0]["rows"][0]
+    return [row, copy.deepcopy(row)]
+
+
 BAD = [
     (lambda raw: _other(raw, snapshot=DATES[-1]), "2025-12-17 of the snapshots is given twice"),
     (lambda raw: raw["arena"].pop("snapshot"), "need 'rows' and the 'snapshot'"),
-    (lambda raw: _other(raw, rows=raw["arena"]["rows"] * 2), "is given twice"),
+    (lambda raw: _other(raw, rows=_doubled(raw)), "overall of the snapshot 2025-03-07 is given twice"),
     (lambda raw: _other(raw, rows=[]), "other_snapshots.0.rows: .*at least 1"),
     (
         lambda raw: _other(raw, rows=[{"category": "math", "base": [1000, 990], "tuned": [1000, 990, 1010]}]),
