@@ -292,7 +292,10 @@ class StyleCoefficient(Record):
 
 
 class ArenaSnapshot(Record):
-    """The same categories on another day; ratings are compared inside one snapshot only, since the scale drifts."""
+    """The same categories on another day; ratings are compared inside one snapshot only, since the scale drifts.
+
+    Verdicts are adjusted over the rows of this snapshot.
+    """
 
     snapshot: str
     rows: list[ArenaRow]
