@@ -18,12 +18,14 @@ import scipy
 from modeldiff_eval._version import __version__
 from modeldiff_eval.agreement import compare, map_for, rank_correlations, sentence
 from modeldiff_eval.card_digest import seal
+from modeldiff_eval.counts_benchmarks import benchmarks_from_spec
 from modeldiff_eval.counts_csv import read_latents
-from modeldiff_eval.counts_evidence import arena_from_spec, benchmarks_from_spec
+from modeldiff_eval.counts_evidence import arena_from_spec
 from modeldiff_eval.counts_spec import CountPair, CountsSpec, SideSpec, read_spec
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.findings import headline, not_significant, share_method, share_only
-from modeldiff_eval.published import arena_caveats, compare_shifts, shift_caveats
+from modeldiff_eval.published import arena_caveats, compare_elo, compare_shifts, elo_caveats, shift_caveats
+from modeldiff_eval.published_snapshots import snapshots_caveats
 from modeldiff_eval.records import (
     Arena,
     BenchmarkRow,
@@ -97,7 +99,9 @@ def _card_from_yaml(path: Path, *, draws: int, seed: int, title: str | None, cre
         )
     if spec.published:
         caveats += shift_caveats(spec.published.source, compare_shifts(spec.published, classes.rows, categories.rows))
+        caveats += elo_caveats(spec.published.source, compare_elo(spec.published))
         caveats += arena_caveats(spec.published, arena) if arena else []
+    caveats += snapshots_caveats(arena, spec.published) if arena else []
     caveats += [*arena_notes, *benchmark_notes, *spec.caveats]
     ids = [_model(spec.models.base), _model(spec.models.tuned)]
     return _card(

@@ -10,7 +10,7 @@ A small file::
       A: {base: 18, tuned: 19}
 
 Optional: ``title source mode method not_covered categories published arena benchmarks caveats`` (see the classes
-below and ``reports/paper_simpo.yaml``).
+below, :mod:`modeldiff_eval.counts_spec_evidence` and ``reports/paper_simpo.yaml``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
+from modeldiff_eval.counts_spec_evidence import (
+    ArenaRowSpec,
+    ArenaSpec,
+    BenchmarkSpec,
+    OtherScore,
+    RatingSpec,
+    SnapshotSpec,
+    Spec,
+)
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import ModelInfo, Record
 from modeldiff_eval.yaml_file import read_yaml
-
-
-class Spec(Record):
-    """A part of the file: unknown keys, NaN and infinity are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SideSpec(Spec):
@@ -64,76 +67,6 @@ class PairSpec(Spec):
     anchor: str | ModelInfo | None = None
     base: str | ModelInfo
     tuned: str | ModelInfo
-
-
-class RatingSpec(Spec):
-    """An Elo rating with its 95 % bounds."""
-
-    rating: float
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RatingSpec:
-        if not self.low <= self.rating <= self.high:
-            raise ValueError(f"rating {self.rating} lies outside its bounds {self.low} to {self.high}")
-        return self
-
-
-class ArenaRowSpec(Spec):
-    """Ratings of both models in one arena category, without and (where published) with style control."""
-
-    category: str
-    base: RatingSpec
-    tuned: RatingSpec
-    base_style: RatingSpec | None = None
-    tuned_style: RatingSpec | None = None
-
-
-class ArenaSpec(Spec):
-    """Arena evidence: rows written here, or ``table`` (and ``style_table``), files read by the arena module."""
-
-    source: str | None = None
-    snapshot: str | None = None
-    rows: list[ArenaRowSpec] = Field(default_factory=list)
-    table: str | None = None
-    style_table: str | None = None
-    base: str | None = None
-    tuned: str | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> ArenaSpec:
-        if bool(self.rows) == bool(self.table):
-            raise ValueError("give either 'rows' or 'table'")
-        if self.table and not (self.base and self.tuned):
-            raise ValueError("'table' needs 'base' and 'tuned', the two models' names in that table")
-        if self.rows and not self.source:
-            raise ValueError("'rows' need a 'source'")
-        return self
-
-
-class BenchmarkSpec(Spec):
-    """A published benchmark score of both models in the metric's own unit.
-
-    ``proportion`` is the score of a perfect model (1 or 100) when the metric is a share of ``n`` items answered right:
-    the interval is then Newcombe's, unpaired. Otherwise standard errors give it; without either there is none.
-    """
-
-    task: str
-    metric: str
-    n: int = Field(gt=0)
-    base: float
-    tuned: float
-    proportion: Literal[1, 100] | None = None
-    base_se: float | None = Field(default=None, gt=0)
-    tuned_se: float | None = Field(default=None, gt=0)
-    source: str
-
-    @model_validator(mode="after")
-    def _in_range(self) -> BenchmarkSpec:
-        if self.proportion and not (0 <= self.base <= self.proportion and 0 <= self.tuned <= self.proportion):
-            raise ValueError(f"scores {self.base} and {self.tuned} lie outside 0 to {self.proportion}")
-        return self
 
 
 class Decimals(Spec):
@@ -215,14 +148,16 @@ def read_spec(path: Path) -> CountsSpec:
 def _known_keys() -> set[str]:
     records: list[type[Record]] = [
         CountsSpec, PairSpec, LatentsSpec, SideSpec, CountPair, PublishedSpec, PrintedShift, PrintedElo, Decimals,
-        ArenaSpec, ArenaRowSpec, RatingSpec, BenchmarkSpec, ModelInfo,
+        ArenaSpec, ArenaRowSpec, SnapshotSpec, RatingSpec, BenchmarkSpec, OtherScore, ModelInfo,
     ]  # fmt: skip
     return {name for record in records for name in record.model_fields}
 
 
 def _explain(item: Any) -> str:
     """One pydantic error as "where: what, did you mean"."""
-    where = ".".join(str(part) for part in item["loc"] if part not in ("str", "ModelInfo"))
+    where = ".".join(
+        str(part) for part in item["loc"] if part not in ("str", "ModelInfo") and "function" not in str(part)
+    )
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key.{did_you_mean(str(item['loc'][-1]), _known_keys())}"
     if item["type"] == "missing":

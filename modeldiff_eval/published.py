@@ -80,6 +80,44 @@ def _text(cell: Cell, value: float | None) -> str:
     return signed(value, cell.decimals)
 
 
+def compare_elo(published: PublishedSpec) -> list[Cell]:
+    """Every printed Elo difference and style effect beside what its own row's printed ratings give."""
+    digits = published.decimals.elo
+    cells = []
+    for name, row in published.arena.items():
+        for column, printed, more, less in (
+            ("difference without style control", row.delta, row.tuned, row.base),
+            ("difference with style control", row.delta_style, row.tuned_style, row.base_style),
+            ("style effect", row.style_effect, row.delta_style, row.delta),
+        ):
+            if printed is not None and more is not None and less is not None:
+                cells.append(Cell(name, name, column, printed, more - less, digits, rounded_first=False))
+    return cells
+
+
+def elo_caveats(source: str, cells: Sequence[Cell]) -> list[str]:
+    """How many printed Elo cells follow from the printed ratings, and every one that does not.
+
+    The ratings are rounded, so a difference may be one unit of the last printed place off without an error.
+    """
+    if not cells:
+        return []
+    agreed = sum(cell.reproduced for cell in cells)
+    out = [
+        f"Printed Elo differences and style effects of {source}: {agreed} of {len(cells)} are what its own printed ratings give."
+    ]
+    for cell in cells:
+        if cell.reproduced or cell.computed is None:
+            continue
+        rounding = abs(cell.computed - cell.printed) <= 10.0**-cell.decimals + 1e-9
+        why = "rounding can explain it" if rounding else "rounding cannot explain it"
+        out.append(
+            f"Arena {cell.name}, {cell.column}: {source} prints {signed(cell.printed, cell.decimals)}; its own printed "
+            f"numbers give {signed(cell.computed, cell.decimals)}; {why}."
+        )
+    return out
+
+
 def arena_caveats(published: PublishedSpec, arena: Arena) -> list[str]:
     """Printed Elo differences that the arena's own table contradicts, in sign or beyond its interval."""
     rows = {ARENA_NAMES.get(row.category, row.category): row for row in arena.rows}

@@ -291,6 +291,16 @@ class StyleCoefficient(Record):
     unpenalised: Estimate | None
 
 
+class ArenaSnapshot(Record):
+    """The same categories on another day; ratings are compared inside one snapshot only, since the scale drifts.
+
+    Verdicts are adjusted over the rows of this snapshot.
+    """
+
+    snapshot: str
+    rows: list[ArenaRow]
+
+
 class Arena(Record):
     """LMArena rows from one snapshot, or ratings fitted to battles."""
 
@@ -302,6 +312,8 @@ class Arena(Record):
     scale: str | None = None
     """What the ratings' zero is, where they were fitted here."""
     style: list[StyleCoefficient] = Field(default_factory=list)
+    other_snapshots: list[ArenaSnapshot] = Field(default_factory=list)
+    """Oldest first."""
 
 
 class Flip(Record):

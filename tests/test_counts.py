@@ -162,7 +162,10 @@ def test_the_contradiction_is_computed_not_typed(tmp_path: Path) -> None:
         raw["published"]["classes"]["A"]["change"] = 33.0
 
     card = card_from_counts(edited(tmp_path, "paper_simpo", change), draws=200)
-    assert not [text for text in card.caveats if "Arena math" in text]
+    assert not [text for text in card.caveats if "Arena math without" in text]
+    assert [
+        text for text in card.caveats if "Arena math, difference without style control: the paper prints −10" in text
+    ]
     assert [text for text in card.caveats if "Arena german" in text and "contradicts the source" in text]
     assert [text for text in card.caveats if "Arena english" in text and "outside the interval" in text]
     assert [text for text in card.caveats if "57 of 58" in text]
@@ -206,8 +209,8 @@ def test_agreement_is_null_while_either_side_is_unclear(simpo: Card) -> None:
 
 
 def test_benchmarks_have_intervals_where_they_can(simpo: Card) -> None:
-    rows = {row.task: row for row in simpo.benchmarks}
-    gsm8k, win_rate = rows["gsm8k"], rows["alpaca_eval_2"]
+    rows = {(row.task, row.metric): row for row in simpo.benchmarks}
+    gsm8k, win_rate = rows["gsm8k", "accuracy"], rows["alpaca_eval_2", "length-controlled win rate"]
     assert gsm8k.delta.low < 0.6 < gsm8k.delta.high
     assert (gsm8k.paired, gsm8k.verdict) == (False, "unclear")
     assert (win_rate.delta.low, win_rate.p, win_rate.mde, win_rate.verdict) == (None, None, None, "unclear")
