@@ -41,6 +41,7 @@ from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
+from modeldiff_eval.remote import is_url, local_folder, working_folder
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
@@ -50,6 +51,8 @@ from modeldiff_eval.weighting import caveat
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from modeldiff_eval.benchmark_samples import Samples
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def diff(
 
     Args:
         base, tuned, anchor: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
-        out: the run's folder.
+        out: the run's folder, or a URL that fsspec can write (:mod:`modeldiff_eval.remote`): worked on here, uploaded at the end.
         settings: everything at once; otherwise ``options`` are settings by name (``layer=14, tokens=100_000``).
         tuned_loaded: (model, tokenizer) of tuned where they are in memory already.
         created: the card's time stamp; now if left out.
@@ -90,6 +93,11 @@ def diff(
     started = time.monotonic()
     if settings is None:
         settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
+    if isinstance(out, str) and is_url(out):
+        with working_folder(out, local_folder(out, cache or cache_dir())) as folder:
+            return diff(
+                settings=settings, out=folder, cache=cache, reporter=reporter, tuned_loaded=tuned_loaded, created=created
+            )  # fmt: skip
     out = require_writable(Path(out))
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
@@ -326,10 +334,23 @@ def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:
     }
 
 
+def score(work: ws.Workspace, role: str) -> Samples:
+    """One model's benchmarks, from the cache or run now."""
+    from modeldiff_eval.benchmarks import run_benchmarks
+
+    settings, source = work.settings, work.sources[role]
+    model = work.pool.get(source)
+    with work.reporter.task(f"Benchmarks of {role}", unit="documents") as advance:
+        return run_benchmarks(
+            model.model, model.tokenizer, list(settings.tasks), model_key=f"{source.key}-{work.pool.dtype}",
+            cache_dir=work.cache / "benchmarks", limit=settings.task_limit, seed=settings.seed, on_progress=advance,
+        )  # fmt: skip
+
+
 def gather_evidence(work: ws.Workspace) -> Outside:
     """Benchmarks (run here, or read from lm-eval's files) and LMArena tables."""
     from modeldiff_eval.arena import read_arena
-    from modeldiff_eval.benchmarks import compare, read_pair, run_benchmarks
+    from modeldiff_eval.benchmarks import compare, read_pair
 
     settings = work.settings
     caveats: list[str] = []
@@ -338,18 +359,7 @@ def gather_evidence(work: ws.Workspace) -> Outside:
     if settings.benchmarks:
         samples = read_pair(Path(settings.benchmarks), base=settings.base, tuned=settings.tuned)
     elif settings.tasks:
-        found = []
-        for role in ("base", "tuned"):
-            model = work.pool.get(work.sources[role])
-            with work.reporter.task(f"Benchmarks of {role}", unit="documents") as advance:
-                found.append(
-                    run_benchmarks(
-                        model.model, model.tokenizer, list(settings.tasks), model_key=f"{work.sources[role].key}-{work.pool.dtype}",
-                        cache_dir=work.cache / "benchmarks", limit=settings.task_limit, seed=settings.seed,
-                        on_progress=advance,
-                    )
-                )  # fmt: skip
-        samples = (found[0], found[1])
+        samples = (score(work, "base"), score(work, "tuned"))
     if samples:
         rows, notes = compare(*samples, draws=settings.draws, rng=np.random.default_rng([settings.seed, 41]))
         caveats += notes
@@ -377,6 +387,7 @@ def _published(settings: Settings) -> Settings:
             "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
             "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus),
             "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
+            "answers": short(settings.answers), "text_from": short(settings.text_from),
             "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
             "arena_style": short(settings.arena_style), "annotator": kind + colon + public_name(location) if colon else kind,
         }
@@ -434,8 +445,9 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
         outside += [file_hash(path) for path in results if path.is_file()]
     weights = [fingerprint([coder.info.model_dump(), coder.crosscoder.W_dec.sum().item()]) for coder in coders]
     models = {role: source.key for role, source in work.sources.items()}
+    deciding = settings.deciding() | {"answers": None}  # Their text is in the corpus's key, wherever the file lies.
     return fingerprint(
-        [__version__, settings.deciding(), models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
+        [__version__, deciding, models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
     )
 
 
