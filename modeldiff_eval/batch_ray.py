@@ -50,11 +50,15 @@ class OnRay:
             return error.cause if isinstance(error.cause, Exception) else error
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().partition("\n")[0]
-            return WorkerError(f"Its worker died {RETRIES + 1} times, the last time so: {first} Look into memory and Ray's logs.")
+            return WorkerError(
+                f"Its worker died {RETRIES + 1} times, the last time so: {first} Look into memory and Ray's logs."
+            )
 
 
 @contextmanager
-def on_ray(address: str | None = None, *, cpus: float = 1, gpus: float = 0, workers: int | None = None) -> Iterator[OnRay]:
+def on_ray(
+    address: str | None = None, *, cpus: float = 1, gpus: float = 0, workers: int | None = None
+) -> Iterator[OnRay]:
     """Ray at ``address`` (``auto``, ``ray://host:port``), or one of our own on this machine that ends with the block.
 
     Args:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from modeldiff_eval._version import __version__
 from modeldiff_eval.batch import Pair, grouped
 from modeldiff_eval.batch_stages import Outcome, explain, run_pair, share, write_text
@@ -24,8 +26,8 @@ class Report(Record):
 
     package: str = __version__
     pairs: list[Outcome]
-    files: dict[str, str] = {}
-    notes: list[str] = []
+    files: dict[str, str] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -52,7 +54,8 @@ def run_batch(
         OutputError: OUT cannot be written, or another batch works in it.
     """
     reporter = reporter or Reporter()
-    with alone_in(local_folder(out, cache), what="compare") as root:
+    root = local_folder(out, cache)
+    with alone_in(root):
         tasks = _submit(pairs, out, root, cache, executor, force)
         outcomes: dict[str, Outcome] = {}
         for name, result in executor.finished(tasks):
@@ -65,14 +68,18 @@ def run_batch(
             for name, folder in done.items():
                 fetch(f"{out}/{name}", folder)
         files, notes = finish(done, root)
-        report = Report(pairs=ended, files={name: path.relative_to(root).as_posix() for name, path in files.items()}, notes=notes)
+        report = Report(
+            pairs=ended, files={name: path.relative_to(root).as_posix() for name, path in files.items()}, notes=notes
+        )
         write_json(root / REPORT, report.model_dump())
         if is_url(out):
             upload(root, out, marker=REPORT, leave=[pair.name for pair in pairs])
     return report
 
 
-def _submit(pairs: Sequence[Pair], out: str, root: Path, cache: Path, executor: Executor, force: bool) -> dict[str, object]:
+def _submit(
+    pairs: Sequence[Pair], out: str, root: Path, cache: Path, executor: Executor, force: bool
+) -> dict[str, object]:
     """Stages in the order of what they need: a text for each base, what is shared on it, the pairs."""
     texts = {
         pair.name: text

@@ -10,9 +10,11 @@ import gc
 import json
 import time
 import traceback
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from modeldiff_eval import fit, seeds
 from modeldiff_eval import models as weights
@@ -21,7 +23,6 @@ from modeldiff_eval.batch import Pair
 from modeldiff_eval.corpus import Document
 from modeldiff_eval.diff import diff, score
 from modeldiff_eval.errors import ModelDiffError
-from modeldiff_eval.exclusive import alone_in
 from modeldiff_eval.plan_run import require_room
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
@@ -41,7 +42,7 @@ class Text(Record):
 
     answers: str | None = None
     text_from: str | None = None
-    broken: dict[str, str] = {}
+    broken: dict[str, str] = Field(default_factory=dict)
 
     def settings_of(self, pair: Pair) -> Settings:
         """The pair's settings with this text in place of answers of its own two models."""
@@ -143,7 +144,7 @@ def run_pair(
     if pair.name in text.broken:
         return outcome("failed", error=text.broken[pair.name])
     try:
-        with working_folder(out, folder) if is_url(out) else alone_in(folder):
+        with working_folder(out, folder) if is_url(out) else nullcontext():
             before = _bytes(folder / MARKER)
             settings = text.settings_of(pair)
             if not (force or before or settings.crosscoder):

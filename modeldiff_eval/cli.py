@@ -154,7 +154,8 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder of the run, or a URL such as s3://bucket/path.", show_default="runs/<tuned>")
+        str | None,
+        typer.Option(help="Folder of the run, or a URL such as s3://bucket/path.", show_default="runs/<tuned>"),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     show_config: Annotated[

@@ -48,7 +48,9 @@ def compare(
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the report's path.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the report's path.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own messages.")] = False,
 ) -> None:
     """Many tuned models at once: shared work once, a failed pair stops no other, one comparison at the end.
@@ -58,8 +60,8 @@ def compare(
       modeldiff-eval compare --base X --tuned simpo=Y1 --tuned dpo=Y2 --anchor P --out runs/simpo-dpo
       modeldiff-eval compare --matrix pairs.yaml --executor ray --out s3://bucket/runs
 
-    Takes the settings' flags of the main command, which hold for every pair (--max-cost too). Exit code 3 when a pair failed; the others are done, and the
-    same command tries it again.
+    Takes the settings' flags of the main command, which hold for every pair (--max-cost too). Exit code 3 when a
+    pair failed; the others are done, and the same command tries it again.
     """
     from modeldiff_eval.batch import matrix_pairs, named_pairs
 
@@ -99,13 +101,21 @@ def plan_lines(pairs: Sequence[Pair], out: str) -> list[str]:
             lines.append(f"Text          {asked} prompts answered by base and the tuned models of {names}: one text")
     for group in grouped(pairs, "shared_key"):
         if len(group) > 1:
-            what = "activations of base" + (" and anchor, crosscoder of (anchor, base)" if group[0].settings.anchor else "")
+            what = "activations of base" + (
+                " and anchor, crosscoder of (anchor, base)" if group[0].settings.anchor else ""
+            )
             lines.append(f"Once for {len(group):2}   {what}")
     return lines
 
 
 def _run(
-    pairs: Sequence[Pair], out: str, engine: tuple[str, str | None, float, float], *, quiet: bool, verbose: bool, force: bool
+    pairs: Sequence[Pair],
+    out: str,
+    engine: tuple[str, str | None, float, float],
+    *,
+    quiet: bool,
+    verbose: bool,
+    force: bool,
 ) -> Report:
     from rich.console import Console
 
@@ -170,7 +180,9 @@ def _table(report: Report, out: str, console: Console) -> None:
     for note in report.notes:
         console.print(Text(visible(note, limit=600)), highlight=False)
     failed = [pair.name for pair in report.pairs if pair.state == "failed"]
-    console.print(f"{len(report.pairs) - len(failed)} of {len(report.pairs)} pairs done.", highlight=False, markup=False)
+    console.print(
+        f"{len(report.pairs) - len(failed)} of {len(report.pairs)} pairs done.", highlight=False, markup=False
+    )
     for name, file in report.files.items():
         console.print(f"  {name:18} {out}/{file}", highlight=False, markup=False, soft_wrap=True)
     if failed:

@@ -446,9 +446,7 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
     weights = [fingerprint([coder.info.model_dump(), coder.crosscoder.W_dec.sum().item()]) for coder in coders]
     models = {role: source.key for role, source in work.sources.items()}
     deciding = settings.deciding() | {"answers": None}  # Their text is in the corpus's key, wherever the file lies.
-    return fingerprint(
-        [__version__, deciding, models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
-    )
+    return fingerprint([__version__, deciding, models, str(work.pool.dtype), work.layer, corpus.key, weights, outside])
 
 
 def _finished(out: Path, key: str) -> Run | None:

@@ -12,18 +12,18 @@ from modeldiff_eval.store import require_writable
 
 
 @contextmanager
-def alone_in(folder: Path, *, what: str = "run") -> Iterator[Path]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process. The lock goes with the process, however it ends.
 
     Raises:
         OutputError: the folder cannot be written, or another process holds it.
     """
     require_writable(folder)
-    with (folder / f".{what}.lock").open("w") as file:
+    with (folder / ".running.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputError(
-                f"Another {what} works in {folder}. Wait until it is done, or choose another folder with --out."
+                f"Another run works in {folder}. Wait until it is done, or choose another folder with --out."
             ) from error
-        yield folder
+        yield

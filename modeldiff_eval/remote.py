@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modeldiff_eval.errors import MissingDependencyError, OutputError, UsageError, did_you_mean
-from modeldiff_eval.exclusive import alone_in
 from modeldiff_eval.redact import redact
-from modeldiff_eval.store import PARTIAL, fingerprint
+from modeldiff_eval.store import PARTIAL, fingerprint, require_writable
 
 MARKER = "run.json"
 _URL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
@@ -43,12 +42,11 @@ def working_folder(url: str, folder: Path) -> Iterator[Path]:
     Raises:
         UsageError: fsspec knows no such protocol.
         MissingDependencyError: the protocol's library is not installed.
-        OutputError: nothing can be read or written there, or another run works on it.
+        OutputError: nothing can be read or written there.
     """
-    with alone_in(folder):
-        fetch(url, folder)
-        yield folder
-        upload(folder, url)
+    fetch(url, require_writable(folder))
+    yield folder
+    upload(folder, url)
 
 
 def fetch(url: str, folder: Path) -> bool:
@@ -106,7 +104,9 @@ def upload(folder: Path, url: str, *, marker: str = MARKER, leave: Collection[st
             fs.put_file(str(folder / file), target)
             size, own = fs.info(target)["size"], (folder / file).stat().st_size
             if size != own:
-                raise OutputError(f"{redact(url)}/{file} has {size} bytes after the upload instead of {own}. Try again.")
+                raise OutputError(
+                    f"{redact(url)}/{file} has {size} bytes after the upload instead of {own}. Try again."
+                )
         fs.invalidate_cache()
     return [file.as_posix() for file in chosen]
 

@@ -261,7 +261,17 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 CONFIG_ONLY = frozenset(
     {
-        *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "answers", "text_from", "batch", "lr", "top_examples"),
+        *(
+            "max_length",
+            "heldout_share",
+            "measure_tokens",
+            "rollout_tokens",
+            "answers",
+            "text_from",
+            "batch",
+            "lr",
+            "top_examples",
+        ),
         *("contrast_examples", "detection_examples", "detection_bar"),
         *("null_tokens", "causal_tokens", "shift_estimator", "draws", "title", "false_discovery_rate"),
     }

@@ -28,7 +28,9 @@ def settings_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
-def with_settings(command: Callable[..., None], *, of: Callable[..., None], but: Collection[str]) -> Callable[..., None]:
+def with_settings(
+    command: Callable[..., None], *, of: Callable[..., None], but: Collection[str]
+) -> Callable[..., None]:
     """``command`` with the settings' options of another command behind its own; it gets them as ``flags``.
 
     Args:

@@ -133,7 +133,10 @@ class Workspace:
         return self._kinds[corpus.key]
 
     def written_by(self, corpus: corpora.TokenCorpus, role: str) -> Bool[np.ndarray, " documents"]:
-        """Documents that this model wrote: its id begins with ``role:`` or the weights' key, or its source is the model's name or, without any, the role."""
+        """Documents that this model wrote: its id begins with ``role:`` or the weights' key.
+
+        Or its source is the model's name or, without any, the role.
+        """
         ids, sources = (np.asarray(corpus.documents[column], dtype=str) for column in ("id", "source"))
         source = self.sources[role]
         named = np.isin(sources, [weights.public_name(str(source.adapter or source.location)), source.name])
@@ -241,6 +244,7 @@ def _read_answers(file: str, seed: int) -> list[corpora.Document]:
     """Answers that were made before. Equal ones of two models both stay, as they do when they are made here."""
     report = corpora.ReadReport()
     documents = list(read_source(file, report, seed=seed))
+    report.read = len(documents)
     report.check(0)
     return documents
 

@@ -65,7 +65,10 @@ pairs:
     assert (simpo.settings.tuned, simpo.settings.steps, simpo.settings.latents) == ("org/y1", 50, 64)
     assert (simpo.settings.corpus, simpo.settings.max_length) == (("chats.jsonl",), 64)
     assert (dpo.settings.steps, other.settings.base) == (90, "org/x2")
-    assert [[p.name for p in group] for group in grouped([simpo, dpo, other], "text_key")] == [["simpo", "dpo"], ["other"]]
+    assert [[p.name for p in group] for group in grouped([simpo, dpo, other], "text_key")] == [
+        ["simpo", "dpo"],
+        ["other"],
+    ]
     assert len(grouped([simpo, dpo, other], "shared_key")) == 3
     assert {p.settings.steps for p in matrix_pairs(file, {"steps": 10})} == {10}
 
@@ -77,8 +80,14 @@ pairs:
         ("pairs: {}", r"m\.yaml: pairs"),
         ("- a", r"'settings' for all pairs and 'pairs' by name"),
         ("pair: {a: {tuned: org/y}}", r"unknown key 'pair'\. Did you mean 'pairs'\?"),
-        ("base: org/x\npairs: {a: {tuned: org/y}}", r"unknown key 'base'\. Settings of all pairs belong under 'settings'"),
-        ("pairs: {a: {tuned: org/y, base: org/x, stepps: 4}}", r"pair 'a': Unknown setting 'stepps'.*Did you mean 'steps'"),
+        (
+            "base: org/x\npairs: {a: {tuned: org/y}}",
+            r"unknown key 'base'\. Settings of all pairs belong under 'settings'",
+        ),
+        (
+            "pairs: {a: {tuned: org/y, base: org/x, stepps: 4}}",
+            r"pair 'a': Unknown setting 'stepps'.*Did you mean 'steps'",
+        ),
         ("settings: {base: org/x, layr: 3}\npairs: {a: {tuned: org/y}}", r"pair 'a': Unknown setting 'layr'.*'layer'"),
         ("pairs: {a: {base: org/x}}", r"pair 'a': --tuned is missing"),
         ("pairs: {a: {tuned: org/y, base: org/x, k: 0}}", r"pair 'a': k = 0"),

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from tiny_pair import perturbed
-from tiny_run import STEPS, Recorder
+from tiny_run import Recorder
 
-from modeldiff_eval import activations, batch_run, fit, models
+from modeldiff_eval import activations, batch_run, fit
 from modeldiff_eval.batch import Pair, named_pairs
 from modeldiff_eval.batch_run import Report, run_batch
 from modeldiff_eval.errors import ModelDiffError, OutputError
@@ -32,7 +31,7 @@ def flags(base_model: Path, tuned_model: Path, text: Path) -> dict[str, Any]:
     """An anchored design: every tuned model against ``tuned_model``, both from ``base_model``."""
     return {
         "anchor": str(base_model), "base": str(tuned_model), "corpus": (str(text),), "rollouts": 4, "rollout_tokens": 12,
-        "tasks": ("none",), "latents": 48, "k": 4, "steps": STEPS, "batch": 256, "null_tokens": 2000, "draws": 200,
+        "tasks": ("none",), "method": "batchtopk", "latents": 48, "k": 4, "steps": 20, "batch": 256, "null_tokens": 2000, "draws": 200,
         "max_length": 128, "dtype": "float32", "layer": 1, "device": "cpu",
     }  # fmt: skip
 
@@ -61,17 +60,29 @@ class Counts:
     """How often each model was run, each dictionary trained, each model asked."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.harvests, self.trainings, self.asked = Counter[str](), Counter[str](), Counter[str]()
+        self.harvests, self.trainings, self.asked = (
+            Counter[str](),
+            Counter[str](),
+            Counter[str](),
+        )  # Tokens; times; times.
+        self.tokens: dict[str, int] = {}
         self.forward_tokens = 0
-        forward, train, load = activations.forward_rows, fit._train_into, models.load
+        forward, train = activations.forward_rows, fit._train_into
 
         def rows(loaded: Any, corpus: Any, part: Any, **options: Any) -> Any:
-            self.harvests[f"{Path(loaded.source.location).name} {loaded.dtype} {corpus.key}"] += 1
-            self.forward_tokens += int((part[:, 1] - part[:, 0]).sum())
+            key, read = (
+                f"{Path(loaded.source.location).name} {loaded.dtype} {corpus.key}",
+                int((part[:, 1] - part[:, 0]).sum()),
+            )
+            self.harvests[key] += read
+            self.tokens[key] = corpus.tokens
+            self.forward_tokens += read
             return forward(loaded, corpus, part, **options)
 
         def trained(folder: Path, work: Any, material: Any, pair: Any, method: str, *rest: Any) -> None:
-            self.trainings[f"{pair[1] if pair[1] == 'base' else Path(work.sources[pair[1]].location).name} {method}"] += 1
+            self.trainings[
+                f"{pair[1] if pair[1] == 'base' else Path(work.sources[pair[1]].location).name} {method}"
+            ] += 1
             train(folder, work, material, pair, method, *rest)
 
         def answered(model: Any, *rest: Any, model_key: str, **options: Any) -> Any:
@@ -84,7 +95,6 @@ class Counts:
         patch.setattr(activations, "forward_rows", rows)
         patch.setattr(fit, "_train_into", trained)
         patch.setattr(rollouts, "rollouts", answered)
-        del load
 
 
 @pytest.fixture
@@ -102,14 +112,15 @@ def make(tuned: dict[str, Path], flags: dict[str, Any], *more: str, **options: A
 
 
 def test_two_tuned_models_of_one_base_share_what_is_not_theirs(
-    tuned: dict[str, Path], flags: dict[str, Any], counts: Counts, pages: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuned: dict[str, Path], flags: dict[str, Any], counts: Counts, pages: list[Any], tmp_path: Path
 ) -> None:
-    report = start(make(tuned, flags), tmp_path / "out", tmp_path / "cache")
-    assert [(pair.name, pair.state) for pair in report.pairs] == [("simpo", "done"), ("dpo", "done")]
+    pairs = make(tuned, flags, method="difference")
+    report = start(pairs, tmp_path / "out", tmp_path / "cache")
+    assert [(p.name, p.state, p.error) for p in report.pairs] == [("simpo", "done", None), ("dpo", "done", None)]
     assert report.exit_code == 0
     # One text: base and both tuned models are asked once each, and every model reads that text once.
     assert sorted(counts.asked.values()) == [1, 1, 1]
-    assert all(n == 1 for n in counts.harvests.values()), counts.harvests
+    assert counts.harvests == counts.tokens  # Every token of a text once by each model.
     texts = {key.rpartition(" ")[2] for key in counts.harvests if "float32" in key}
     assert len(texts) == 1
     assert sorted(key.rpartition(" ")[0] for key in counts.harvests) == [
@@ -131,7 +142,7 @@ def test_two_tuned_models_of_one_base_share_what_is_not_theirs(
     assert written["files"] == {"html": "comparison.html"}
     # Again: everything is there.
     before = counts.forward_tokens, counts.trainings.total()
-    again = start(make(tuned, flags), tmp_path / "out", tmp_path / "cache")
+    again = start(pairs, tmp_path / "out", tmp_path / "cache")
     assert [pair.state for pair in again.pairs] == ["kept", "kept"]
     assert (counts.forward_tokens, counts.trainings.total()) == before
     assert [p.headline for p in again.pairs] == [p.headline for p in report.pairs]
@@ -142,7 +153,7 @@ def test_a_broken_model_stops_no_other(
 ) -> None:
     broken = perturbed(base_model, tmp_path / "broken", seed=1)
     (broken / "model.safetensors").write_bytes(b"torn")
-    pairs = make(tuned, flags, f"broken={broken}", f"absent={tmp_path}/absent", rollouts=0)
+    pairs = make(tuned, flags, f"broken={broken}", f"absent={tmp_path}/absent", rollouts=0, anchor=None)
     notes: list[str] = []
     recorder = Recorder()
     recorder.note = notes.append  # type: ignore[method-assign]
@@ -166,7 +177,7 @@ def test_a_broken_model_stops_no_other(
 def test_a_model_that_cannot_be_asked_is_left_out_of_the_text(
     tuned: dict[str, Path], flags: dict[str, Any], pages: list[Any], tmp_path: Path
 ) -> None:
-    pairs = make({"dpo": tuned["dpo"]}, flags, f"absent={tmp_path}/absent")
+    pairs = make({"dpo": tuned["dpo"]}, flags, f"absent={tmp_path}/absent", anchor=None)
     report = start(pairs, tmp_path / "out", tmp_path / "cache")
     assert [(pair.name, pair.state) for pair in report.pairs] == [("dpo", "done"), ("absent", "failed")]
     assert "There is no model at" in str(report.pairs[1].error)
@@ -198,20 +209,18 @@ def test_an_interrupted_batch_goes_on(
     tuned: dict[str, Path], flags: dict[str, Any], counts: Counts, pages: list[Any], tmp_path: Path
 ) -> None:
     pairs = make(tuned, flags, rollouts=0, anchor=None)
-    stop = Recorder("dpo (2/2): Learning", at=1)
+    stop = Recorder("dpo (2/2): Training", at=1)
     with pytest.raises(KeyboardInterrupt):
         start(pairs, tmp_path / "out", tmp_path / "cache", stop)
     assert pages == []
     report = start(pairs, tmp_path / "out", tmp_path / "cache")
     assert [pair.state for pair in report.pairs] == ["kept", "done"]
-    assert counts.trainings["tiny-merged difference"] == 1
-    assert max(counts.harvests.values()) == 1
+    assert counts.trainings["tiny-merged batchtopk"] == 1
+    assert counts.harvests == counts.tokens
 
 
-def test_two_batches_do_not_work_in_one_folder(
-    tuned: dict[str, Path], flags: dict[str, Any], tmp_path: Path
-) -> None:
-    with alone_in(tmp_path / "out", what="compare"), pytest.raises(OutputError, match="Another compare works in"):
+def test_two_batches_do_not_work_in_one_folder(tuned: dict[str, Path], flags: dict[str, Any], tmp_path: Path) -> None:
+    with alone_in(tmp_path / "out"), pytest.raises(OutputError, match="Another run"):
         start(make(tuned, flags), tmp_path / "out", tmp_path / "cache")
 
 

@@ -17,14 +17,26 @@ from modeldiff_eval.settings import make_settings
 
 @pytest.fixture
 def materials(
-    base_model: Path, tuned_model: Path, merged_model: Path, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_model: Path,
+    tuned_model: Path,
+    merged_model: Path,
+    small_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> list[tuple[ws.Workspace, fit.Material]]:
     """Two anchored designs that differ in their tuned model, whose outliers are other tokens."""
     monkeypatch.setattr(acts, "keep_tokens", partial(acts.keep_tokens, factor=1.1))
     found = []
     for tuned in (merged_model, perturbed(base_model, tmp_path / "other", seed=9, scale=0.5)):
-        flags = {"anchor": str(base_model), "base": str(tuned_model), "tuned": str(tuned), "corpus": (str(small_corpus),)}
-        settings, _ = make_settings({**flags, "rollouts": 0, "dtype": "float32", "latents": 32, "k": 4, "layer": 1}, environ={})
+        flags = {
+            "anchor": str(base_model),
+            "base": str(tuned_model),
+            "tuned": str(tuned),
+            "corpus": (str(small_corpus),),
+        }
+        settings, _ = make_settings(
+            {**flags, "rollouts": 0, "dtype": "float32", "latents": 32, "k": 4, "layer": 1}, environ={}
+        )
         work = ws.open_workspace(settings, cache=tmp_path / "cache", reporter=Reporter())
         found.append((work, fit.harvest(work, ws.gather_text(work))))
     return found

@@ -85,7 +85,9 @@ def test_the_marker_goes_first_and_comes_last(memory: Any, tmp_path: Path, monke
         put(fs, local, path, **options)
 
     monkeypatch.setattr(type(memory), "put_file", torn)
-    with pytest.raises(OutputError, match=r"Cannot write memory://bucket/run: ConnectionError: gone; key \[key hidden\]"):
+    with pytest.raises(
+        OutputError, match=r"Cannot write memory://bucket/run: ConnectionError: gone; key \[key hidden\]"
+    ):
         remote.upload(make_run(tmp_path / "third", "3"), url)
     assert not memory.exists("/bucket/run/run.json")
     assert not remote.fetch(url, tmp_path / "elsewhere")
@@ -101,9 +103,11 @@ def test_a_truncated_upload_is_noticed(memory: Any, tmp_path: Path, monkeypatch:
 
 
 def test_an_error_uploads_nothing(memory: Any, tmp_path: Path) -> None:
-    with pytest.raises(OutputError), remote.working_folder("memory://bucket/run", tmp_path / "work") as folder:
-        make_run(folder)
-        raise OutputError("stopped")
+    work = remote.working_folder("memory://bucket/run", tmp_path / "work")
+    make_run(work.__enter__())
+    error = OutputError("stopped")
+    with pytest.raises(OutputError, match="stopped"):
+        work.__exit__(OutputError, error, None)
     assert not memory.exists("/bucket/run")
     assert (tmp_path / "work" / "card.json").exists()
 
@@ -126,8 +130,8 @@ def test_unknown_and_missing_protocols(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with alone_in(tmp_path / "out"), pytest.raises(OutputError, match=r"Another run works in .*choose another folder"):
-        with alone_in(tmp_path / "out"):
-            pass
-    with alone_in(tmp_path / "out"), alone_in(tmp_path / "out", what="compare"):
+    match = r"Another run works in .*choose another folder"
+    with alone_in(tmp_path / "out"), pytest.raises(OutputError, match=match), alone_in(tmp_path / "out"):
+        pass
+    with alone_in(tmp_path / "out"), alone_in(tmp_path / "other"):
         pass
