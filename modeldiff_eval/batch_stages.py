@@ -46,7 +46,10 @@ class Text(Record):
 
     def settings_of(self, pair: Pair) -> Settings:
         """The pair's settings with this text in place of answers of its own two models."""
-        return pair.settings.model_copy(update={"answers": self.answers, "text_from": self.text_from, "rollouts": 0})
+        own = pair.settings
+        return own.model_copy(
+            update={"answers": self.answers or own.answers, "text_from": self.text_from or own.text_from, "rollouts": 0}
+        )
 
 
 class Outcome(Record):

@@ -43,7 +43,9 @@ def compare(
         str | None, typer.Option(help="auto, or ray://HOST:PORT.", show_default="a Ray of this machine's own")
     ] = None,
     ray_cpus: Annotated[float, typer.Option(help="CPUs that each stage asks of Ray.")] = 1.0,
-    ray_gpus: Annotated[float, typer.Option(help="GPUs that each stage asks of Ray.")] = 0.0,
+    ray_gpus: Annotated[
+        float | None, typer.Option(help="GPUs that each stage asks of Ray.", show_default="1 where this machine has one")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print pairs and shared stages, then stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
@@ -111,7 +113,7 @@ def plan_lines(pairs: Sequence[Pair], out: str) -> list[str]:
 def _run(
     pairs: Sequence[Pair],
     out: str,
-    engine: tuple[str, str | None, float, float],
+    engine: tuple[str, str | None, float, float | None],
     *,
     quiet: bool,
     verbose: bool,
@@ -136,11 +138,14 @@ def _run(
 
 
 @contextmanager
-def _engine(engine: tuple[str, str | None, float, float], reporter: Reporter) -> Iterator[Executor]:
+def _engine(engine: tuple[str, str | None, float, float | None], reporter: Reporter) -> Iterator[Executor]:
     name, address, cpus, gpus = engine
     if name == "ray":
+        import torch
+
         from modeldiff_eval.batch_ray import on_ray
 
+        gpus = float(torch.cuda.is_available()) if gpus is None else gpus
         with on_ray(address, cpus=cpus, gpus=gpus) as ray:
             yield ray
         return
