@@ -133,7 +133,7 @@ def finish(done: dict[str, Path], root: Path) -> tuple[dict[str, Path], list[str
             notes.append(f"No comparison page: {error}")
     if done:
         try:
-            made = write_leaderboard([folder / "card.json" for folder in done.values()], root)
+            made = write_leaderboard([folder / "card.json" for folder in done.values()], root / "leaderboard")
             files |= {f"leaderboard {name}": path for name, path in made.items()}
         except ModelDiffError as error:
             notes.append(f"No leaderboard: {error}")

@@ -75,6 +75,8 @@ class Outside:
     arena: Arena | None
     benchmarks: list[BenchmarkRow]
     caveats: list[str]
+    scores: pd.DataFrame | None = None
+    """By document, for later comparisons; the card does not hold them."""
 
 
 def build_card(

@@ -18,6 +18,7 @@ from modeldiff_eval.compare_cli import compare
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
+from modeldiff_eval.leaderboard_cli import leaderboard
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.settings_options import settings_flags, with_settings
 from modeldiff_eval.taxonomy_cli import taxonomy_app
@@ -52,7 +53,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
-for _command in (card, render, selftest, doctor):
+for _command in (card, render, leaderboard, selftest, doctor):
     app.command()(_command)
 
 

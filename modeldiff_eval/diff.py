@@ -139,7 +139,10 @@ def diff(
         for number, coder in enumerate(others, start=1)
     ]
     shifts = [
-        shift.activation_shift(work, measured_text, kept, rows, coder, _statistics(coders), null) for coder in coders
+        shift.activation_shift(
+            work, measured_text, kept, rows, coder, _statistics(coders), null, shared=coder is coders[0]
+        )
+        for coder in coders
     ]
     sides = [
         analysis.make_side(
@@ -248,7 +251,8 @@ def diff(
         created=created,
     ).model_copy(update=simpler)
     dictionaries = [*measured, *whole] if differences else measured
-    return _write(work, card, table, dictionaries, outside, out, key, started)
+    masses = shifts[0].shared.table() if shifts[0].shared else None
+    return _write(work, card, table, masses, dictionaries, outside, out, key, started)
 
 
 def measure_latents(
@@ -350,6 +354,7 @@ def score(work: ws.Workspace, role: str) -> Samples:
 def gather_evidence(work: ws.Workspace) -> Outside:
     """Benchmarks (run here, or read from lm-eval's files) and LMArena tables."""
     from modeldiff_eval.arena import read_arena
+    from modeldiff_eval.benchmark_scores import score_table
     from modeldiff_eval.benchmarks import compare, read_pair
 
     settings = work.settings
@@ -371,7 +376,7 @@ def gather_evidence(work: ws.Workspace) -> Outside:
         caveats += notes
     elif settings.arena_style:
         raise EvidenceError("--arena-style needs --arena, the table without style control.")
-    return Outside(arena, rows, caveats)
+    return Outside(arena, rows, caveats, score_table(*samples) if samples else None)
 
 
 def _published(settings: Settings) -> Settings:
@@ -474,6 +479,7 @@ def _write(
     work: ws.Workspace,
     card: Card,
     table: pd.DataFrame,
+    masses: pd.DataFrame | None,
     measured: list[analysis.Measured],
     outside: Outside,
     out: Path,
@@ -486,7 +492,11 @@ def _write(
         ("latents", table),
         ("examples", analysis.example_table(measured)),
         ("evidence", pd.DataFrame([row.model_dump() for row in outside.benchmarks])),
+        ("masses", masses),
+        ("scores", outside.scores),
     ):
+        if frame is None:
+            continue
         partial = out / f"{name}.parquet.partial"
         frame.to_parquet(partial, index=False)
         partial.replace(out / f"{name}.parquet")

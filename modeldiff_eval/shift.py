@@ -20,6 +20,7 @@ from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.records import ActivationChange, ActivationSplit, Estimate
 from modeldiff_eval.shift_null import beyond_null, enough, null_bars
+from modeldiff_eval.shift_shared import SharedMass, dictionary_key, shared_blocks
 from modeldiff_eval.shift_splits import Part, parts
 from modeldiff_eval.stats_bootstrap import bootstrap_ratio, class_activation_shift, two_way_ratio
 
@@ -41,7 +42,8 @@ class Shift:
 
     ``value``, ``low``, ``high`` [latents]: relative change, NaN where undefined. ``null`` [latents]: |relative change|
     in the numerical control, NaN where it was not measured. ``bars`` [latents]: what a change must exceed; infinite
-    without a control. ``mass`` [2, blocks, latents]; ``null_mass`` likewise. ``parts``: the masses of parts of the text.
+    without a control. ``mass`` [2, blocks, latents]; ``null_mass`` likewise. ``parts``: the masses of parts of the text;
+    ``shared``: of blocks that other runs have too.
     """
 
     value: NDArray[np.float64]
@@ -53,6 +55,7 @@ class Shift:
     null_mass: NDArray[np.float64] | None
     documents: int
     parts: list[Part] = field(default_factory=list)
+    shared: SharedMass | None = None
 
     @property
     def changed(self) -> NDArray[np.bool_]:
@@ -80,6 +83,8 @@ def activation_shift(
     dictionary: Pair,
     statistics: dict[str, tuple[torch.Tensor, torch.Tensor]],
     null: Control | None,
+    *,
+    shared: bool = False,
 ) -> Shift:
     """Compare each latent's mass under both models on held-out documents.
 
@@ -87,6 +92,7 @@ def activation_shift(
         dictionary: the crosscoder that gives the latents.
         statistics: role → (mean, scale) of that model's own normaliser.
         null: base in another precision on some held-out documents.
+        shared: also measure by blocks that other runs over the same documents have.
     """
     settings = work.settings
     document = corpus.document_of_token()
@@ -102,10 +108,13 @@ def activation_shift(
     blocks = measure.document_blocks(heldout, document, seed=settings.seed, limit=BLOCKS)
     split = parts(work, corpus, heldout, blocks)
     groupings = [estimating.Grouping(blocks.block, blocks.n), *(part.grouping for part in split)]
+    common = shared_blocks(corpus, heldout, document) if shared else None
+    groupings += [common.grouping] if common else []
     with work.reporter.task("Paired activation shift", unit="tokens") as advance:
         mass, *rest = estimating.group_masses(
             dictionary.crosscoder, normalised, heldout, groupings, estimators=(estimator,), on_progress=advance,
         )[estimator]  # fmt: skip
+    kept_mass = SharedMass(common, rest.pop(), dictionary_key(dictionary.crosscoder)) if common else None
     ratio = bootstrap_ratio(mass[1], mass[0], draws=DRAWS, rng=np.random.default_rng([settings.seed, 21]))
     value, low, high = (np.where(enough(mass), bound - 1, np.nan) for bound in ratio)
     null_shift, null_mass = np.full(len(value), np.nan), None
@@ -117,7 +126,7 @@ def activation_shift(
         null_shift[~np.isfinite(null_shift)] = np.nan
         bars = null_bars(null_mass, mass[0].sum(0), draws=DRAWS, rng=np.random.default_rng([settings.seed, 26]))
     split = [part.with_mass(masses) for part, masses in zip(split, rest, strict=True)]
-    return Shift(value, low, high, null_shift, bars, mass, null_mass, int(blocks.documents.sum()), split)
+    return Shift(value, low, high, null_shift, bars, mass, null_mass, int(blocks.documents.sum()), split, kept_mass)
 
 
 def _null_mass(

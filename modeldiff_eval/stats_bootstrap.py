@@ -160,7 +160,7 @@ def class_activation_shift(
         )
     ratio_rng, flip_rng = rng.spawn(2)
     ratio = bootstrap_ratio(tuned, base, draws=draws, rng=ratio_rng)
-    adjusted = _flip_test(tuned - base, draws=draws, rng=flip_rng)
+    adjusted = flip_test(tuned - base, draws=draws, rng=flip_rng)
     documents = np.count_nonzero((base > 0) | (tuned > 0), axis=0)
     out = []
     for g, null in enumerate(null_size):
@@ -205,7 +205,7 @@ def two_way_ratio(base: ArrayLike, tuned: ArrayLike, *, draws: int, rng: np.rand
     return float(low), float(high)
 
 
-def _flip_test(difference: FloatArray, *, draws: int, rng: np.random.Generator) -> FloatArray:
+def flip_test(difference: FloatArray, *, draws: int, rng: np.random.Generator) -> FloatArray:
     """Step-down max-T p [groups] from joint sign flips of rows [documents, groups]; 1 where nothing differs."""
     scale = np.sqrt(np.square(difference).sum(axis=0))
     moved = scale > 0

@@ -98,7 +98,7 @@ def share_shifts(
         raise SettingsError(f"draws is {draws}; at least 100 resamples are needed for a 95 % interval.")
     base = _labels(base_labels, base_families, len(groups), "base")
     tuned = _labels(tuned_labels, tuned_families, len(groups), "tuned")
-    base_rows, tuned_rows = _memberships(base, tuned, len(groups))
+    base_rows, tuned_rows = _memberships(base, tuned, n_groups=len(groups))
     is_covered = np.array([covered is None or code in covered for code, _ in groups], dtype=bool)
     interval_rng, permutation_rng = rng.spawn(2)
 
@@ -181,7 +181,7 @@ def over_seeds(
     ):
         base = _labels(base_labels, base_families, n, "base")
         tuned = _labels(tuned_labels, tuned_families, n, "tuned")
-        base_rows, tuned_rows = _memberships(base, tuned, n)
+        base_rows, tuned_rows = _memberships(base, tuned, n_groups=n)
         if not base_rows.sum() or not tuned_rows.sum():
             values.append(np.full(n, np.nan))
             continue
@@ -223,16 +223,16 @@ def _labels(labels: ArrayLike, families: ArrayLike, n_groups: int, side: str) ->
     return np.stack([np.where(label < 0, n_groups, label).astype(np.int64), family.astype(np.int64)])
 
 
-def _memberships(base: NDArray[np.int64], tuned: NDArray[np.int64], n_groups: int) -> tuple[FloatArray, FloatArray]:
-    """Latents of every family in every group, per side: two arrays [families, groups + 1]."""
-    ids, inverse = np.unique(np.concatenate([base[1], tuned[1]]), return_inverse=True)
-    sides = np.split(inverse, [base.shape[1]])
+def _memberships(*sides: NDArray[np.int64], n_groups: int) -> list[FloatArray]:
+    """Latents of every family in every group, per side: arrays [families, groups + 1]."""
+    ids, inverse = np.unique(np.concatenate([side[1] for side in sides]), return_inverse=True)
+    parts = np.split(inverse, np.cumsum([side.shape[1] for side in sides])[:-1])
     out = []
-    for side, rows in zip((base, tuned), sides, strict=True):
+    for side, rows in zip(sides, parts, strict=True):
         table = np.zeros((len(ids), n_groups + 1))
         np.add.at(table, (rows, side[0]), 1.0)
         out.append(table)
-    return out[0], out[1]
+    return out
 
 
 def _compress(base_rows: FloatArray, tuned_rows: FloatArray) -> _Table:
@@ -260,22 +260,50 @@ def _posterior(
     weights = rng.standard_gamma(table.copies.astype(np.float64), size=(draws, len(table.copies)))
     shares, counts = [], []
     for types, families in ((table.base, base_rows), (table.tuned, tuned_rows)):
-        sizes = families.sum(axis=1)
-        total = sizes.sum()
-        unit = float(np.square(sizes).sum() / total) if total else 1.0
-        drawn = weights @ types
-        n_groups = types.shape[1] - 1
-        inside = unit * rng.standard_gamma(SMOOTHING, size=(draws, n_groups))
-        outside = unit * rng.standard_gamma(SMOOTHING, size=(draws, n_groups))
-        count = drawn[:, :-1] + inside
+        share, count = _drawn(weights, types, families, rng)
         counts.append(count)
-        shares.append(100 * count / (drawn.sum(axis=1, keepdims=True) + inside + outside))
+        shares.append(share)
     tiny = np.finfo(np.float64).tiny
     return _Posterior(
         diff=shares[1] - shares[0],
         change=100 * (shares[1] / np.maximum(shares[0], tiny) - 1),
         count_change=counts[1] - counts[0],
     )
+
+
+def _drawn(
+    weights: FloatArray, types: FloatArray, families: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Shares (percent) and counts [draws, groups] of one side under family weights [draws, types], smoothed."""
+    sizes = families.sum(axis=1)
+    total = sizes.sum()
+    unit = float(np.square(sizes).sum() / total) if total else 1.0
+    drawn = weights @ types
+    shape = (len(weights), types.shape[1] - 1)
+    inside = unit * rng.standard_gamma(SMOOTHING, size=shape)
+    outside = unit * rng.standard_gamma(SMOOTHING, size=shape)
+    count = drawn[:, :-1] + inside
+    return 100 * count / (drawn.sum(axis=1, keepdims=True) + inside + outside), count
+
+
+def joint_shares(
+    sides: Sequence[tuple[ArrayLike, ArrayLike]], n_groups: int, *, draws: int = DRAWS, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Shares of every side in percent of its annotated latents, as they are [sides, groups] and resampled [sides, draws, groups].
+
+    Args:
+        sides: (labels, families) of any number of sides, as in :func:`share_shifts`; an id that several sides use is one family,
+            which gets one weight in each resample.
+    """
+    checked = [_labels(labels, family, n_groups, f"side {i}") for i, (labels, family) in enumerate(sides)]
+    tables = _memberships(*checked, n_groups=n_groups)
+    width = n_groups + 1
+    rows, copies = np.unique(np.concatenate(tables, axis=1), axis=0, return_counts=True)
+    weights = rng.standard_gamma(copies.astype(np.float64), size=(draws, len(copies)))
+    drawn = [_drawn(weights, rows[:, i * width : (i + 1) * width], table, rng)[0] for i, table in enumerate(tables)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = [100 * table.sum(axis=0)[:-1] / table.sum() for table in tables]
+    return np.stack(shares), np.stack(drawn)
 
 
 def _zero_divisions(base_rows: FloatArray) -> FloatArray:
