@@ -11,14 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from modeldiff_eval.errors import MissingDependencyError, ModelDiffError
+from modeldiff_eval.errors import MissingDependencyError, WorkerError
 
 RETRIES = 3
 """How often a stage is started again after its worker died. A stage that fails by itself is not."""
-
-
-class WorkerError(ModelDiffError):
-    """A worker died again and again, or Ray lost a stage."""
 
 
 class OnRay:

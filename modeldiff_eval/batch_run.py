@@ -54,7 +54,7 @@ def run_batch(
         OutputError: OUT cannot be written, or another batch works in it.
     """
     reporter = reporter or Reporter()
-    root = local_folder(out, cache)
+    root, cache = local_folder(out, cache).absolute(), cache.absolute()  # Workers may stand elsewhere.
     with alone_in(root):
         tasks = _submit(pairs, out, root, cache, executor, force)
         outcomes: dict[str, Outcome] = {}

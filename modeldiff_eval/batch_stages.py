@@ -23,6 +23,7 @@ from modeldiff_eval.batch import Pair
 from modeldiff_eval.corpus import Document
 from modeldiff_eval.diff import diff, score
 from modeldiff_eval.errors import ModelDiffError
+from modeldiff_eval.executor import Named
 from modeldiff_eval.plan_run import require_room
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
@@ -75,7 +76,7 @@ def write_text(pairs: tuple[Pair, ...], cache: Path, *, reporter: Reporter | Non
     for pair in pairs if wanted else ():
         settings = pair.settings.model_copy(update={"text_from": writer})
         try:
-            work = ws.open_workspace(settings, cache=cache, reporter=reporter)
+            work = ws.open_workspace(settings, cache=cache, reporter=Named(reporter, pair.name))
             for role, source in (("base", "answers of base"), ("tuned", f"answers of {pair.name}")):
                 key = work.sources[role].key
                 if key not in documents:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeldiff_eval._version import __version__
-from modeldiff_eval.cli_options import Json
 from modeldiff_eval.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,12 +43,13 @@ def compare(
     ] = None,
     ray_cpus: Annotated[float, typer.Option(help="CPUs that each stage asks of Ray.")] = 1.0,
     ray_gpus: Annotated[
-        float | None, typer.Option(help="GPUs that each stage asks of Ray.", show_default="1 where this machine has one")
+        float | None,
+        typer.Option(help="GPUs that each stage asks of Ray.", show_default="1 where this machine has one"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print pairs and shared stages, then stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print compare.json on standard output.")] = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the report's path.")
     ] = False,
@@ -145,6 +145,7 @@ def _engine(engine: tuple[str, str | None, float, float | None], reporter: Repor
 
         from modeldiff_eval.batch_ray import on_ray
 
+        reporter.note("All stages were handed to Ray; a line comes as each pair ends.")
         gpus = float(torch.cuda.is_available()) if gpus is None else gpus
         with on_ray(address, cpus=cpus, gpus=gpus) as ray:
             yield ray
