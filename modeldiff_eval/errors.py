@@ -12,7 +12,7 @@
     ├── ActivationsError           3   NaN or otherwise unusable activations
     ├── CrosscoderError            3   a crosscoder cannot be read or does not fit the models
     ├── RankError                  3   another process of a training stopped
-    ├── WorkerError            3   an engine's worker died again and again, or there is no engine
+    ├── WorkerError                3   an engine's worker died again and again, or there is no engine
     ├── AnnotationError            3   the annotator cannot run
     ├── EvidenceError              3   benchmark or arena input is unusable
     ├── OutputError                3   the output folder cannot be written
