@@ -103,11 +103,13 @@ def test_a_truncated_upload_is_noticed(memory: Any, tmp_path: Path, monkeypatch:
 
 
 def test_an_error_uploads_nothing(memory: Any, tmp_path: Path) -> None:
-    work = remote.working_folder("memory://bucket/run", tmp_path / "work")
-    make_run(work.__enter__())
-    error = OutputError("stopped")
+    def stopped() -> None:
+        with remote.working_folder("memory://bucket/run", tmp_path / "work") as folder:
+            make_run(folder)
+            raise OutputError("stopped")
+
     with pytest.raises(OutputError, match="stopped"):
-        work.__exit__(OutputError, error, None)
+        stopped()
     assert not memory.exists("/bucket/run")
     assert (tmp_path / "work" / "card.json").exists()
 
