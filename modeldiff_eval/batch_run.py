@@ -128,7 +128,8 @@ def finish(done: dict[str, Path], root: Path) -> tuple[dict[str, Path], list[str
     notes: list[str] = []
     if len(done) > 1:
         try:
-            files |= render_comparison(compare_runs(done), root)
+            pages = render_comparison(compare_runs(done), root)
+            files |= {f"comparison {name}": path for name, path in pages.items()}
         except ModelDiffError as error:
             notes.append(f"No comparison page: {error}")
     if done:
