@@ -73,7 +73,8 @@ def on_ray(
     if ray.is_initialized():  # Somebody else's, who ends it.
         yield OnRay(ray, cpus=cpus, gpus=gpus)
         return
-    options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
+    own = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    options: dict[str, Any] = {"address": address} if address else own
     try:
         ray.init(log_to_driver=False, configure_logging=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
