@@ -31,7 +31,7 @@ def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], lis
         names = {role: public_name(name) if is_adapter(name) else name for role, name in _names(work).items()}
         both = read_pair(settings.benchmarks, cluster_by=settings.cluster_by, **names)
     elif settings.tasks:
-        both = (_run(work, "base", out), _run(work, "tuned", out))
+        both = (score(work, "base", out), score(work, "tuned", out))
     else:
         return [], [], None
     rows, caveats = compare(*both, draws=settings.draws, rng=np.random.default_rng([settings.seed, 41]))
@@ -43,11 +43,12 @@ def _names(work: Workspace) -> dict[str, str]:
     return {"base": work.settings.base, "tuned": work.settings.tuned}
 
 
-def _run(work: Workspace, role: str, out: Path) -> Samples:
+def score(work: Workspace, role: str, out: Path | None = None) -> Samples:
+    """One model's benchmarks, from the cache or run now; ``out/benchmarks/ROLE`` gets the logs."""
     settings = work.settings
     with model_of(work, role) as model, work.reporter.task(f"Benchmarks of {role}", unit="documents") as advance:
         return run_benchmarks(
             model.model, model.tokenizer, list(settings.tasks), model_key=model.key, cache_dir=work.cache / "benchmarks",
-            log_dir=out / "benchmarks" / role, limit=settings.task_limit, num_fewshot=settings.num_fewshot,
+            log_dir=out / "benchmarks" / role if out else None, limit=settings.task_limit, num_fewshot=settings.num_fewshot,
             cluster_by=settings.cluster_by, seed=settings.seed, on_progress=advance,
         )  # fmt: skip

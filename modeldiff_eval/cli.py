@@ -15,6 +15,7 @@ from modeldiff_eval.cache_cli import cache_app
 from modeldiff_eval.card_cli import card, render, schema
 from modeldiff_eval.check_cli import check
 from modeldiff_eval.cli_options import Json, Out, Quiet, show
+from modeldiff_eval.compare_cli import compare
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
@@ -23,6 +24,7 @@ from modeldiff_eval.harness_cli import add_harness_commands
 from modeldiff_eval.leaderboard_cli import leaderboard
 from modeldiff_eval.policy_cli import policy_app
 from modeldiff_eval.selftest_cli import selftest
+from modeldiff_eval.settings_options import settings_flags, with_settings
 from modeldiff_eval.taxonomy_cli import taxonomy_app
 
 if TYPE_CHECKING:
@@ -183,7 +185,10 @@ def run(
             help="tensorboard (in OUT/tensorboard) or wandb (as WANDB_* say): show loss and fve while a crosscoder is trained; repeatable."
         ),
     ] = None,
-    out: Out = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder of the run, or a URL such as s3://bucket/path.", show_default="runs/<tuned>"),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print every setting and where it came from, then stop.")
@@ -212,25 +217,12 @@ def run(
         raise typer.Exit
     from modeldiff_eval.settings import make_settings
 
-    flags: dict[str, Any] = {
-        "base": base, "tuned": tuned, "anchor": anchor, "layer": layer, "preset": preset, "method": method, "weighting": weighting,
-        "crosscoder": tuple(crosscoder or ()) or None, "corpus": tuple(corpus or ()) or None,
-        "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
-        "annotator": annotator, "annotate_top": annotate_top, "annotator_model": annotator_model, "max_cost": max_cost,
-        "batches": batch, "repeats": repeats,
-        "taxonomy": taxonomy, "task_limit": task_limit, "num_fewshot": num_fewshot, "cluster_by": cluster_by,
-        "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style, "arena_snapshot": arena_snapshot, "agreement": agreement,
-        "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
-        "trust_remote_code": trust_remote_code or None, "title": title, "causal": causal,
-        "causal_tasks": tuple(causal_tasks.split(",")) if causal_tasks else None,
-        "log_to": tuple(log_to or ()) or None, "tasks": tuple(tasks.split(",")) if tasks else None,
-    }  # fmt: skip
-    settings, origin = make_settings(flags, config=config)
+    settings, origin = make_settings(settings_flags(context.params), config=config)
     if show_config:
         for name, value in settings.model_dump().items():
             print(f"{name:20} {value!s:40} {origin[name]}")
         raise typer.Exit
-    out = out or Path("runs") / Path(settings.tuned).name
+    out = out or f"runs/{Path(settings.tuned).name}"
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if dry_run:
@@ -241,9 +233,12 @@ def run(
     )
 
 
+app.command("compare")(with_settings(compare, of=run, but={"tuned", "title"}))
+
+
 def _compare(
     settings: Any,
-    out: Path,
+    out: Path | str,
     *,
     as_json: bool,
     quiet: bool,
@@ -255,6 +250,7 @@ def _compare(
     from rich.console import Console
 
     from modeldiff_eval.progress import Reporter
+    from modeldiff_eval.remote import local_folder
     from modeldiff_eval.store import cache_dir, require_writable
     from modeldiff_eval.terminal import TerminalReporter, hush
 
@@ -267,14 +263,14 @@ def _compare(
         os.environ.setdefault("WANDB_MODE", "offline")
     if quiet:
         os.environ.setdefault("WANDB_SILENT", "true")
-    require_writable(out)
+    folder = require_writable(local_folder(out, cache_dir()))
     errors = Console(stderr=True)
     if not quiet:
         errors.print(f"modeldiff-eval {__version__}: {settings.base} → {settings.tuned}", highlight=False, markup=False)
     if not verbose:
         hush()
-    cache = out / "cache" if no_cache else cache_dir()
-    if not (force or settings.crosscoder or (out / "card.json").exists()):
+    cache = folder / "cache" if no_cache else cache_dir()
+    if not (force or settings.crosscoder or (folder / "card.json").exists()):
         from modeldiff_eval.plan_run import require_room
 
         require_room(settings, cache)
@@ -286,7 +282,7 @@ def _compare(
     return run
 
 
-def _plan(settings: Any, out: Path) -> None:
+def _plan(settings: Any, out: Path | str) -> None:
     from modeldiff_eval.store import cache_dir
 
     design = "anchored: (anchor, base) and (anchor, tuned)" if settings.anchor else "direct: (base, tuned)"

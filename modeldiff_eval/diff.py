@@ -43,6 +43,7 @@ from modeldiff_eval.models import public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import Card, DifferenceInfo, Models
+from modeldiff_eval.remote import is_url, local_folder, working_folder
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
@@ -75,7 +76,7 @@ def diff(
         base: the model before tuning: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
         tuned: the model after tuning.
         anchor: a model that both come from, for the anchored design.
-        out: the run's folder.
+        out: the run's folder, or a URL that fsspec can write (:mod:`modeldiff_eval.remote`): worked on here, uploaded at the end.
         settings: everything at once; otherwise ``options`` are settings by name (``layer=14, tokens=100_000``).
         base_loaded, tuned_loaded: (model, tokenizer) where they are in memory already; ``base`` and ``tuned`` are then their names.
         created: the card's time stamp; now if left out.
@@ -86,6 +87,12 @@ def diff(
     started = time.monotonic()
     if settings is None:
         settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
+    if isinstance(out, str) and is_url(out):
+        with working_folder(out, local_folder(out, cache or cache_dir())) as folder:
+            return diff(
+                settings=settings, out=folder, cache=cache, reporter=reporter, base_loaded=base_loaded,
+                tuned_loaded=tuned_loaded, created=created,
+            )  # fmt: skip
     out = require_writable(Path(out))
     require_trackers(settings.log_to)
     reporter = reporter or Reporter()
@@ -372,6 +379,7 @@ def _published(settings: Settings) -> Settings:
             "base": public_name(settings.base), "tuned": public_name(settings.tuned), "anchor": short(settings.anchor),
             "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus),
             "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
+            "answers": short(settings.answers), "text_from": short(settings.text_from),
             "taxonomy": short(settings.taxonomy),
             "benchmarks": settings.benchmarks and ",".join(public_name(str(path)) for path in split_paths(settings.benchmarks)),
             "arena": short(settings.arena), "arena_style": short(settings.arena_style), "agreement": short(settings.agreement),
@@ -437,9 +445,8 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
         outside += [file_hash(path) for path in result_files(settings.benchmarks)]
     weights = [fingerprint([coder.info.model_dump(), coder.crosscoder.W_dec.sum().item()]) for coder in coders]
     models = {role: source.key for role, source in work.sources.items()}
-    return fingerprint(
-        [__version__, settings.deciding(), models, str(work.pool.dtype), work.layer, corpus.key, weights, outside]
-    )
+    deciding = settings.deciding() | {"answers": None}  # Their text is in the corpus's key, wherever the file lies.
+    return fingerprint([__version__, deciding, models, str(work.pool.dtype), work.layer, corpus.key, weights, outside])
 
 
 def _finished(out: Path, key: str) -> Run | None:

@@ -12,6 +12,7 @@
     ├── ActivationsError           3   NaN or otherwise unusable activations
     ├── CrosscoderError            3   a crosscoder cannot be read or does not fit the models
     ├── RankError                  3   another process of a training stopped
+    ├── WorkerError                3   an engine's worker died again and again, or there is no engine
     ├── AnnotationError            3   the annotator cannot run
     ├── EvidenceError              3   benchmark or arena input is unusable
     │   └── NotListedError         3   an arena file does not have one of the models
@@ -82,6 +83,10 @@ class CrosscoderError(ModelDiffError):
 
 class RankError(ModelDiffError):
     """Another process of a training over several ranks stopped."""
+
+
+class WorkerError(ModelDiffError):
+    """A worker of an engine died again and again, or the engine cannot be reached."""
 
 
 class AnnotationError(ModelDiffError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ class Material:
     """What crosscoders are trained on and what is measured.
 
     ``measured`` is the text whose activations, ``rows`` by role, are on the disk: all of ``corpus``, or, when streaming, a
-    sample of its held-out documents. ``kept``: its tokens that a crosscoder sees. ``tokens``: training tokens, of which
-    streaming leaves out outliers as it meets them. ``dropped_bos``: leading BOS tokens left out of the whole corpus.
+    sample of its held-out documents. ``kept``: its tokens that are no outlier in any of the models. ``tokens``: training
+    tokens, of which streaming leaves out outliers as it meets them. ``dropped_bos``: leading BOS tokens left out of the
+    whole corpus; ``bos``: their number in the vocabulary.
     """
 
     corpus: TokenCorpus
@@ -55,6 +56,16 @@ class Material:
     tokens: int
     dropped_bos: int
     streamed: bool
+    bos: int | None
+
+    def of(self, first: str, second: str) -> Material:
+        """The same for the crosscoder of two models: outliers of a third one decide nothing about it.
+
+        So the crosscoder of (anchor, base) is one and the same whatever it is compared with.
+        """
+        kept = acts.keep_tokens(self.measured, [self.rows[role].norms for role in (first, second)], bos=self.bos)
+        tokens = self.tokens if self.streamed else len(acts.split_rows(self.measured, kept)[0])
+        return replace(self, kept=kept, tokens=tokens)
 
 
 def harvest(work: Workspace, corpus: TokenCorpus) -> Material:
@@ -74,7 +85,7 @@ def harvest(work: Workspace, corpus: TokenCorpus) -> Material:
         tokens = int(lengths[training].sum())
     else:
         tokens = len(acts.split_rows(corpus, kept)[0])
-    return Material(corpus, measured, rows, kept, tokens, int(dropped.sum()), settings.stream)
+    return Material(corpus, measured, rows, kept, tokens, int(dropped.sum()), settings.stream, bos)
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,7 @@ def crosscoder_for(
     Args:
         name: its folder there, ``first--second`` if left out.
     """
+    material = material.of(first, second)
     pair, tokens = acts.PairedRows([material.rows[first], material.rows[second]]), material.tokens
     if given:
         train_rows, heldout = acts.split_rows(material.measured, material.kept)
@@ -151,6 +163,7 @@ def given_crosscoders(settings: Settings, n: int) -> list[str | None]:
 
 def difference_for(work: Workspace, material: Material, pair: Pair, out: Path) -> Difference:
     """The dictionary of what differs between the two models of ``pair``: trained, or found in the cache; copied to ``out``."""
+    material = material.of(pair.first, pair.second)
     folder = fit(work, material, pair.first, pair.second, log_folder=out.parent.parent, method="difference")
     model, _ = coders.load(folder)
     quality = Quality.model_validate_json((folder / "quality.json").read_text())
@@ -199,7 +212,7 @@ def _weighted(work: Workspace, method: Method) -> bool:
 
 def cache_folder(work: Workspace, material: Material, first: str, second: str, method: Method | None = None) -> Path:
     """Where the cache keeps this crosscoder: named by everything that decides it."""
-    method = method or whole_method(work.settings)
+    method, material = method or whole_method(work.settings), material.of(first, second)
     options = train_settings(work, material, method)
     rows, kept = material.rows, material.kept.rows
     parts: list[Any] = [rows[first].key, rows[second].key, fingerprint([len(kept), int(kept.sum())])]
@@ -235,7 +248,7 @@ def fit(
     With several ranks all of them call this and train in one folder; they part when it is trained, and it is finished when
     the leader's call returns.
     """
-    ranks, method = ranks or Ranks(), method or whole_method(work.settings)
+    ranks, method, material = ranks or Ranks(), method or whole_method(work.settings), material.of(first, second)
     folder = cache_folder(work, material, first, second, method)
     with ExitStack() as held:
 

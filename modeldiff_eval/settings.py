@@ -60,6 +60,10 @@ class Settings(Record):
     """Streaming: held-out tokens whose activations are kept, for the threshold, quality, ν, shifts and examples."""
     rollouts: int = Field(0, ge=0)
     rollout_tokens: int = Field(64, ge=1)
+    answers: str | None = None
+    """Chats (JSONL) that join the text as the models' own answers do: of a batch, the answers of all its models."""
+    text_from: str | None = None
+    """A model whose tokenizer and chat template write the text; tuned's own where left out."""
     latents: int = Field(4096, ge=2)
     k: int = Field(32, ge=1)
     steps: int = Field(400, ge=1)
@@ -142,7 +146,7 @@ def presets() -> Mapping[str, Mapping[str, Any]]:
 def make_settings(
     flags: Mapping[str, Any],
     *,
-    config: Path | None = None,
+    config: Path | Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     stand_in: str | None = None,
 ) -> tuple[Settings, dict[str, str]]:
@@ -150,6 +154,7 @@ def make_settings(
 
     Args:
         flags: what was given explicitly; None values count as not given. ``tasks`` may be "none" or empty.
+        config: the file of ``--config``, or what such a file holds.
         stand_in: stands for both models of the preset ``paper`` where no place names one.
 
     Raises:
@@ -158,7 +163,7 @@ def make_settings(
     layers: list[tuple[str, dict[str, Any]]] = [
         ("flag", {name: value for name, value in flags.items() if value is not None}),
         ("environment", _from_environment(os.environ if environ is None else environ)),
-        ("config", _from_config(config) if config else {}),
+        ("config", _from_config(config) if config is not None else {}),
     ]
     preset = next((values["preset"] for _, values in layers if "preset" in values), "quick")
     if preset not in get_args(Preset):
@@ -248,7 +253,15 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _from_config(path: Path) -> dict[str, Any]:
+def _from_config(config: Path | Mapping[str, Any]) -> dict[str, Any]:
+    data = _read_config(config) if isinstance(config, Path) else config
+    return {
+        str(name).replace("-", "_"): ((value,) if name in _LISTS and isinstance(value, str) else value)
+        for name, value in data.items()
+    }
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
     from modeldiff_eval.yaml_file import read_yaml
 
     try:
@@ -257,15 +270,22 @@ def _from_config(path: Path) -> dict[str, Any]:
         raise SettingsError(str(error)) from error
     if not isinstance(data, dict):
         raise SettingsError(f"The configuration {path} must be a mapping of settings, such as 'layer: 14'.")
-    return {
-        str(name).replace("-", "_"): ((value,) if name in _LISTS and isinstance(value, str) else value)
-        for name, value in data.items()
-    }
+    return data
 
 
 CONFIG_ONLY = frozenset(
     {
-        *("max_length", "heldout_share", "measure_tokens", "rollout_tokens", "batch", "lr", "top_examples"),
+        *(
+            "max_length",
+            "heldout_share",
+            "measure_tokens",
+            "rollout_tokens",
+            "answers",
+            "text_from",
+            "batch",
+            "lr",
+            "top_examples",
+        ),
         *("contrast_examples", "detection_examples", "detection_bar"),
         *("null_tokens", "causal_tokens", "shift_estimator", "draws", "title", "false_discovery_rate"),
     }

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
 from modeldiff_eval import models as weights
+from modeldiff_eval.corpus_sources import read_source
 from modeldiff_eval.in_memory import in_precision
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import ModelInfo
@@ -141,13 +142,15 @@ class Workspace:
         return self._kinds[corpus.key]
 
     def written_by(self, corpus: corpora.TokenCorpus, role: str) -> Bool[np.ndarray, " documents"]:
-        """Documents that this model wrote: its id begins with ``role:``, or its source is the model's name or, without any, the role."""
+        """Documents that this model wrote: its id begins with ``role:`` or the weights' key.
+
+        Or its source is the model's name or, without any, the role.
+        """
         ids, sources = (np.asarray(corpus.documents[column], dtype=str) for column in ("id", "source"))
         source = self.sources[role]
         named = np.isin(sources, [weights.public_name(str(source.adapter or source.location)), source.name])
-        own: Bool[np.ndarray, " documents"] = np.char.startswith(ids, f"{role}:") | (
-            named if named.any() else sources == role
-        )
+        signed = np.char.startswith(ids, f"{role}:") | np.char.startswith(ids, f"{source.key}:")
+        own: Bool[np.ndarray, " documents"] = signed | (named if named.any() else sources == role)
         return own
 
     def info(self, role: str) -> ModelInfo:
@@ -199,10 +202,26 @@ def open_workspace(
     )
     n_layers = int(configs["base"].get_text_config().num_hidden_layers)
     layer = acts.check_layer(acts.default_layer(n_layers) if settings.layer is None else settings.layer, n_layers)
-    template = tokenizers["tuned"].chat_template
-    if template is None:
+    tokenizer = _writer(settings, sources, tokenizers, cache)
+    if (template := tokenizer.chat_template) is None:
         caveats.append("The tuned model has no chat template: chats were written as 'role: text'.")
-    return Workspace(settings, cache, reporter, sources, pool, tokenizers["tuned"], configs, template, layer, caveats)
+    elif template != tokenizers["tuned"].chat_template:
+        whose = weights.public_name(str(settings.text_from))
+        caveats.append(f"Chats were written with the chat template of {whose}; that of tuned is another one.")
+    return Workspace(settings, cache, reporter, sources, pool, tokenizer, configs, template, layer, caveats)
+
+
+def _writer(
+    settings: Settings, sources: dict[str, weights.Source], tokenizers: dict[str, PreTrainedTokenizerBase], cache: Path
+) -> PreTrainedTokenizerBase:
+    """The tokenizer whose chat template writes the text: tuned's, or that of the model named by ``text_from``."""
+    name = settings.text_from or settings.tuned
+    role = next((role for role in ("tuned", "base", "anchor") if getattr(settings, role) == name), None)
+    if role is not None:
+        return tokenizers[role]
+    foundation = sources["base"].foundation
+    source = weights.resolve(name, foundation=foundation, trust_remote_code=settings.trust_remote_code)
+    return weights.load_tokenizer(source, cache=cache)
 
 
 def gather_text(work: Workspace) -> corpora.TokenCorpus:
@@ -211,7 +230,9 @@ def gather_text(work: Workspace) -> corpora.TokenCorpus:
     extra: list[corpora.Document] = []
     if settings.rollouts:
         for role in ("base", "tuned"):
-            extra += _answers(work, role)
+            extra += answers_of(work, role)
+    if settings.answers:
+        extra += _read_answers(settings.answers, settings.seed)
     with work.reporter.task("Tokenising the corpus"):
         corpus = corpora.tokenise(
             settings.corpus,
@@ -228,7 +249,16 @@ def gather_text(work: Workspace) -> corpora.TokenCorpus:
     return corpus
 
 
-def _answers(work: Workspace, role: str) -> list[corpora.Document]:
+def _read_answers(file: str, seed: int) -> list[corpora.Document]:
+    """Answers that were made before. Equal ones of two models both stay, as they do when they are made here."""
+    report = corpora.ReadReport()
+    documents = list(read_source(file, report, seed=seed))
+    report.read = len(documents)
+    report.check(0)
+    return documents
+
+
+def answers_of(work: Workspace, role: str) -> list[corpora.Document]:
     """One model's seeded answers to the packaged prompts as chat documents; asked once for each model."""
     from modeldiff_eval.rollouts import packaged_prompts, rollouts
 
