@@ -22,9 +22,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from modeldiff_eval.corpus import TokenCorpus
+from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError, SettingsError
 from modeldiff_eval.models import Loaded, blocks
-from modeldiff_eval.store import fingerprint, once, write_json
+from modeldiff_eval.store import fingerprint, once, ready, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +87,7 @@ def harvest_key(corpus: TokenCorpus, source_key: str, layer: int, dtype: torch.d
 def find(corpus: TokenCorpus, source_key: str, layer: int, dtype: torch.dtype, cache: Path) -> Activations | None:
     """A finished harvest from the cache, if there is one."""
     folder = cache / "activations" / harvest_key(corpus, source_key, layer, dtype)
-    return _open(folder) if folder.is_dir() else None
+    return _open(folder) if ready(folder) else None
 
 
 def harvest(
@@ -133,6 +134,7 @@ def _harvest_into(
     rows_path, log_path, norms_path = folder / "rows.bin", folder / "progress.txt", folder / "norms.partial.npy"
     done = int(log_path.read_text()) if log_path.exists() and rows_path.exists() and norms_path.exists() else 0
     norms = np.lib.format.open_memmap(norms_path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
+    reserve(norms_path)
     if done and on_progress:
         on_progress(int(corpus.sequences[edges[done - 1][1] - 1, 1]), corpus.tokens)
     with rows_path.open("r+b" if done else "wb") as file:

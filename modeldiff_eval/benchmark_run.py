@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from modeldiff_eval.benchmark_samples import Samples, TaskSamples, task_samples
 from modeldiff_eval.errors import EvidenceError, did_you_mean
 from modeldiff_eval.resources import resource
-from modeldiff_eval.store import file_hash, fingerprint, write_text
+from modeldiff_eval.store import file_hash, fingerprint, read_kept, write_kept
 
 Progress = Callable[[int, int], None]
 
@@ -103,7 +103,7 @@ def run_benchmarks(
                 report = _scaled(on_progress, done, sizes[name], total)
                 scored = _run_one(lm, name, task, limit=limit, seed=seed, chat=chat, on_progress=report)
                 if path is not None:
-                    write_text(path, scored.model_dump_json() + "\n")
+                    write_kept(path, scored.model_dump(mode="json"))
             out.append(scored)
             done += sizes[name]
             if on_progress is not None:
@@ -195,11 +195,10 @@ def _source_file(value: Any) -> str | None:
 
 def _read_cache(path: Path | None) -> TaskSamples | None:
     """A cached result; ``None`` when it is absent or broken (then it is made again)."""
-    if path is None or not path.is_file():
-        return None
+    found = read_kept(path) if path else None
     try:
-        return TaskSamples.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, OSError):
+        return None if found is None else TaskSamples.model_validate(found)
+    except ValidationError:
         return None
 
 

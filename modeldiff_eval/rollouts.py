@@ -24,9 +24,10 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from modeldiff_eval.errors import CorpusError, ModelError, OutputError, SettingsError
+from modeldiff_eval.locks import locked
 from modeldiff_eval.records import Record
 from modeldiff_eval.resources import resource
-from modeldiff_eval.store import fingerprint, locked
+from modeldiff_eval.store import fingerprint
 
 if TYPE_CHECKING:
     import torch

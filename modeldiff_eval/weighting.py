@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modeldiff_eval.activations import padded_batches
+from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError
 from modeldiff_eval.store import fingerprint, once
 from modeldiff_eval.token_kinds import TokenKind
@@ -70,6 +71,7 @@ def divergences(
         path = partial / "nats.npy"
         done = int(log.read_text()) if log.exists() and path.exists() else 0
         out = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
+        reserve(path)
         if not done:
             out[:] = np.nan
         sequences = corpus.sequences[~corpus.heldout_documents()[corpus.sequences[:, 2]]]
