@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from modeldiff_eval.backoff import Room
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError, SettingsError
@@ -223,9 +224,18 @@ def padded_batches(
 def forward_rows(
     loaded: Loaded, corpus: TokenCorpus, sequences: NDArray[np.int64], *, layer: int, batch_tokens: int
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Yield batches of sequences with the output rows of block ``layer`` for their tokens, longest first."""
+    """Yield batches of sequences with the output rows of block ``layer`` for their tokens, longest first.
+
+    A batch for which memory runs out is halved, and so are those after it.
+
+    Raises:
+        ModelError: a single sequence is too long for the memory.
+    """
     pad = loaded.tokenizer.pad_token_id or 0
     caught: list[Tensor] = []
+    room = Room(
+        f"Running {loaded.source.name}", "Try --dtype bfloat16, --device cpu or a smaller max_length in --config."
+    )
 
     def catch(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         caught.append(output if isinstance(output, Tensor) else output[0])
@@ -235,11 +245,16 @@ def forward_rows(
     inner = loaded.model.get_decoder() if hasattr(loaded.model, "get_decoder") else loaded.model
     try:
         for batch, ids in padded_batches(corpus, sequences, batch_tokens=batch_tokens, pad=pad):
-            caught.clear()
-            with torch.inference_mode(), contextlib.suppress(_StopForward):
-                inner(input_ids=ids.to(loaded.device), use_cache=False)
-            hidden = caught[0].to("cpu", loaded.dtype)
-            yield batch, [hidden[row, : stop - start] for row, (start, stop, _) in enumerate(batch)]
+
+            def run(part: slice, ids: Tensor = ids) -> Tensor:
+                caught.clear()
+                with torch.inference_mode(), contextlib.suppress(_StopForward):
+                    inner(input_ids=ids[part].to(loaded.device), use_cache=False)
+                return caught[0].to("cpu", loaded.dtype)
+
+            for part, hidden in room.parts(len(batch), ids.shape[1], run):
+                some = batch[part]
+                yield some, [hidden[row, : stop - start] for row, (start, stop, _) in enumerate(some)]
     finally:
         handle.remove()
 

@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from modeldiff_eval.backoff import is_out_of_memory, let_go
 from modeldiff_eval.benchmark_samples import Samples, TaskSamples, task_samples
 from modeldiff_eval.errors import EvidenceError, did_you_mean
 from modeldiff_eval.resources import resource
 from modeldiff_eval.store import file_hash, fingerprint, read_kept, write_kept
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -62,7 +65,7 @@ def run_benchmarks(
         model_key: what identifies the weights; results are cached under it.
         cache_dir: folder of the results, one file a task; ``None`` keeps none.
         limit: only the first documents of each task.
-        batch_size: documents a batch.
+        batch_size: documents a batch; halved where memory runs out, which changes results by rounding at most.
         seed: for lm-eval's few-shot sampling; the global generators are restored afterwards.
         apply_chat_template: ask through the tokenizer's chat template, if it has one.
         on_progress: called with (documents done, documents in all), cached ones included.
@@ -92,16 +95,20 @@ def run_benchmarks(
         sizes = {
             name: len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs)) for name, task in loaded
         }
-        done, total, lm, out = 0, sum(sizes.values()), None, []
+        done, total, lm, out, fitting = 0, sum(sizes.values()), None, list[TaskSamples](), batch_size
         for name, task in loaded:
             path = None
             if cache_dir is not None:
                 path = cache_dir / f"{name}-{fingerprint({**shared, 'task': _task_key(task)})}.json"
             scored = _read_cache(path)
             if scored is None:
-                lm = lm or _wrap(model, tokenizer, batch_size)
                 report = _scaled(on_progress, done, sizes[name], total)
-                scored = _run_one(lm, name, task, limit=limit, seed=seed, chat=chat, on_progress=report)
+                while scored is None:
+                    lm = lm or _wrap(model, tokenizer, fitting)
+                    try:
+                        scored = _run_one(lm, name, task, limit=limit, seed=seed, chat=chat, on_progress=report)
+                    except _TooLarge as error:
+                        lm, fitting = None, _halved(fitting, name, str(error))
                 if path is not None:
                     write_kept(path, scored.model_dump(mode="json"))
             out.append(scored)
@@ -156,6 +163,8 @@ def _run_one(
                 lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, apply_chat_template=chat
             )
         except Exception as error:
+            if is_out_of_memory(error):
+                raise _TooLarge(_first_line(error)) from None
             raise EvidenceError(
                 f"lm-eval failed on the task {name!r}: {_first_line(error)}. Leave it out or fix it."
             ) from error
@@ -166,6 +175,25 @@ def _run_one(
         config=results["configs"][name],
         samples=results["samples"][name],
     )
+
+
+class _TooLarge(Exception):
+    """A batch of documents did not fit in memory."""
+
+
+def _halved(batch: int, task: str, reason: str) -> int:
+    """Half a batch, for which the task is asked again.
+
+    Raises:
+        EvidenceError: it was a single document.
+    """
+    if batch == 1:
+        raise EvidenceError(
+            f"The task {task!r} runs out of memory with one document at a time ({reason}). Leave it out, or use --device cpu."
+        )
+    log.warning("%s: out of memory with batches of %d (%s). Going on with %d.", task, batch, reason, batch // 2)
+    let_go()
+    return batch // 2
 
 
 def _wrap(model: Any, tokenizer: Any, batch_size: int) -> Any:

@@ -14,7 +14,7 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
 from modeldiff_eval.card_cli import card, render
-from modeldiff_eval.cli_options import Json, Out, Quiet, show
+from modeldiff_eval.cli_options import Json, LogJson, Out, Quiet, show
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.disk import output_error
 from modeldiff_eval.doctor_cli import doctor
@@ -163,6 +163,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Use a cache of this run's own, inside --out.")] = False,
+    log_json: LogJson = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own messages.")] = False,
@@ -207,8 +208,9 @@ def run(
         _plan(settings, out)
         raise typer.Exit
     _compare(
-        settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force
-    )
+        settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force,
+        log_json=log_json,
+    )  # fmt: skip
 
 
 def _compare(
@@ -221,9 +223,11 @@ def _compare(
     offline: bool = False,
     no_cache: bool = False,
     force: bool = False,
+    log_json: str | None = None,
 ) -> Run:
     from rich.console import Console
 
+    from modeldiff_eval.logs import LogReporter, begin
     from modeldiff_eval.progress import Reporter
     from modeldiff_eval.store import cache_dir, require_writable
     from modeldiff_eval.terminal import TerminalReporter, hush
@@ -239,7 +243,10 @@ def _compare(
         os.environ.setdefault("WANDB_SILENT", "true")
     require_writable(out)
     errors = Console(stderr=True)
-    if not quiet:
+    drawn = not quiet and log_json != "-"
+    terminal = TerminalReporter(errors)
+    begin(terminal.note if drawn else None, log_json)
+    if drawn:
         errors.print(f"modeldiff-eval {__version__}: {settings.base} → {settings.tuned}", highlight=False, markup=False)
     if not verbose:
         hush()
@@ -250,7 +257,9 @@ def _compare(
         require_room(settings, cache)
     from modeldiff_eval.diff import diff
 
-    reporter = Reporter() if quiet else TerminalReporter(errors)
+    reporter = terminal if drawn else Reporter()
+    if log_json:
+        reporter = LogReporter(reporter)
     run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
     show(run.card, run.paths, as_json=as_json, quiet=quiet)
     return run
@@ -323,6 +332,7 @@ def demo(
     anchored: Annotated[
         bool, typer.Option("--anchored", help="DPO against SimPO, anchored in the model both come from.")
     ] = False,
+    log_json: LogJson = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose")] = False,
@@ -351,6 +361,7 @@ def demo(
         verbose=verbose,
         offline=True,
         force=True,
+        log_json=log_json,
     )
 
 
@@ -404,6 +415,10 @@ def _stopped() -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    from modeldiff_eval.logs import failed
+
+    if failed(message, code):
+        sys.exit(code)
     console: Console | None = None
     try:
         from rich.console import Console

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import resource as usage
 import sys
 import time
 from dataclasses import dataclass
@@ -39,6 +38,8 @@ from modeldiff_eval.disk import writing
 from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.locks import alone_in, in_use
+from modeldiff_eval.logs import tell
+from modeldiff_eval.memory_meter import high_water
 from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
@@ -494,7 +495,7 @@ def _write(
         partial.replace(out / f"{name}.parquet")
     with work.reporter.task("Writing the card"):
         paths = render(card, out)
-    peak = usage.getrusage(usage.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    seconds, peak = round(time.monotonic() - started, 2), high_water()
     write_json(
         out / "run.json",
         {
@@ -502,8 +503,9 @@ def _write(
             "settings": work.settings.model_dump(), "layer": work.layer,
             "device": str(work.pool.device), "dtype": str(work.pool.dtype),
             "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,
-            "durations_s": {**work.durations, "total": round(time.monotonic() - started, 2)},
-            "peak_memory_bytes": peak, "argv": sys.argv[1:],
+            "durations_s": {**work.durations, "total": seconds},
+            "peak_memory_bytes": peak, "peak_memory_by_stage": work.memory, "argv": sys.argv[1:],
         },
     )  # fmt: skip
+    tell("run ended", card.headline, seconds=seconds, peak_memory_process=peak, out=str(out))
     return Run(card, table, out, paths)

@@ -83,7 +83,8 @@ def held_back() -> Iterator[Asked]:
     Without :func:`install` (in a notebook, a test, a thread) signals stay as they are.
     """
     asked = Asked()
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not _on_signal:
+    ours = any(signal.getsignal(number) is _on_signal for number in _AGAIN)
+    if not ours or threading.current_thread() is not threading.main_thread():
         yield asked
         return
     _holding.append(asked)

@@ -23,6 +23,7 @@ def start(body: str) -> subprocess.Popen[str]:
     """A process of ours that has printed its first line."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HEAD + body],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # As at a terminal.
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -93,6 +94,18 @@ def test_a_forked_child_dies_as_if_nothing_were_installed() -> None:
         "print('ready')\nprint(os.WTERMSIG(status))\n"
     )
     assert ended(process)[:2] == (0, f"{int(signal.SIGTERM)}\n")
+
+
+def test_a_background_job_that_ignores_ctrl_c_still_saves_on_sigterm() -> None:
+    process = start(
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\nstopping.install()\n"
+        "try:\n    with stopping.held_back() as stop:\n        print('ready', flush=True)\n"
+        "        while not stop:\n            time.sleep(0.01)\n"
+        "except stopping.Terminated:\n    print('stopped')\n"
+    )
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[:2] == (0, "stopped\n")
 
 
 def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
