@@ -19,6 +19,7 @@ from typing import Any
 
 from modeldiff_eval.corpus_document import CHAT_COLUMNS, TEXT_COLUMNS, Document, text_group, to_document
 from modeldiff_eval.errors import CorpusError
+from modeldiff_eval.hub import patiently
 from modeldiff_eval.resources import resource
 
 PACKAGED = "packaged"
@@ -208,7 +209,8 @@ def _read_table(
     import datasets
 
     try:
-        rows = datasets.load_dataset(**options, streaming=True).shuffle(seed=seed, buffer_size=shuffle_rows)
+        opened = patiently(location, lambda: datasets.load_dataset(**options, streaming=True))
+        rows = opened.shuffle(seed=seed, buffer_size=shuffle_rows)
         for number, row in enumerate(rows):
             if not number:
                 _require_text(row, name)

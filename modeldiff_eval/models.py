@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modeldiff_eval.errors import MismatchedModelsError, MissingDependencyError, ModelError, UnsafeWeightsError
+from modeldiff_eval.hub import patiently
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.store import file_hash, fingerprint, once, write_json
 
@@ -142,7 +143,8 @@ def _resolve_hub(name: str, repo: str, revision: str | None, foundation: Source 
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.py"] if trust else [])]
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        fetched = patiently(repo, lambda: snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        folder = Path(fetched)
     except Exception as error:  # the hub client has many error types; all mean "not here"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(

@@ -88,9 +88,9 @@ def test_the_second_signal_ends_at_once(number: signal.Signals, code: int) -> No
 
 def test_a_forked_child_dies_as_if_nothing_were_installed() -> None:
     process = start(
-        "child = os.fork()\n"
-        "if child == 0:\n    time.sleep(60)\n    os._exit(1)\n"
-        "time.sleep(0.3)\nos.kill(child, signal.SIGTERM)\n_, status = os.waitpid(child, 0)\n"
+        "there, here = os.pipe()\nchild = os.fork()\n"
+        "if child == 0:\n    os.write(here, b'x')\n    time.sleep(60)\n    os._exit(1)\n"
+        "os.read(there, 1)\nos.kill(child, signal.SIGTERM)\n_, status = os.waitpid(child, 0)\n"
         "print('ready')\nprint(os.WTERMSIG(status))\n"
     )
     assert ended(process)[:2] == (0, f"{int(signal.SIGTERM)}\n")
