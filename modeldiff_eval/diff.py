@@ -46,7 +46,7 @@ from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.settings import Settings, make_settings
-from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
+from modeldiff_eval.store import cache_dir, clear_partial, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.trackers import require as require_trackers
 from modeldiff_eval.weighting import caveat
@@ -94,6 +94,7 @@ def diff(
         settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
     out, cache = require_writable(Path(out)), cache or cache_dir()
     with alone_in(out), in_use(cache), writing(out / "card.json"):
+        clear_partial(out)
         return _diff(settings, out, cache, reporter or Reporter(), tuned_loaded, created)
 
 

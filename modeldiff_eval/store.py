@@ -165,10 +165,18 @@ def making(folder: Path, *, sealed: bool = True) -> Iterator[Path | None]:
         partial = partial_of(folder)
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
+        clear_partial(partial)
         if sealed:
             manifest.write(partial)
         partial.rename(folder)
         flush_to_disk(folder.parent)
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove the half-written files that killed runs left below ``folder``, which nobody else is writing to."""
+    for path in list(folder.rglob(f"*{PARTIAL}")):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path) -> Path:
