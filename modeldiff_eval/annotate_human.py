@@ -98,24 +98,29 @@ def _row(item: Evidence, said: Annotation | None, taxonomy: Taxonomy) -> dict[st
     }
 
 
-def read_review(path: Path, taxonomy: Taxonomy) -> dict[int, Review]:
-    """The reviewed rows of a file by latent.
+Key = tuple[int, str | None]
+"""A latent's number and the mark of its examples: the dictionaries of an anchored run share numbers."""
+
+
+def read_review(path: Path, taxonomy: Taxonomy) -> dict[Key, Review]:
+    """The reviewed rows of a file by latent and :func:`evidence_mark` (None where the file has none).
 
     Raises:
         UsageError: the file cannot be used: not CSV in UTF-8, an unknown column, a latent that is not a number or stands
-            there twice, an unknown category or verdict, ``ok`` to a latent that the machine did not name.
+            there twice with the same examples, an unknown category or verdict, ``ok`` to a latent that the machine did not name.
     """
     lookup = {text.casefold(): c.code for c in taxonomy.categories for text in (c.code, c.name, f"{c.code} {c.name}")}
-    found: dict[int, Review] = {}
-    lines: dict[int, int] = {}
+    found: dict[Key, Review] = {}
+    lines: dict[Key, int] = {}
     for line, row in read_table(path, known=COLUMNS, needed=("latent",)):
         where = f"{path}, line {line}"
         latent = _latent(row["latent"], where)
-        if latent in lines:
-            raise UsageError(f"{where}: latent {latent} stands on line {lines[latent]} already; keep one of the rows.")
-        lines[latent] = line
+        key = latent, row.get("evidence") or None
+        if key in lines:
+            raise UsageError(f"{where}: latent {latent} stands on line {lines[key]} already; keep one of the rows.")
+        lines[key] = line
         if review := _review(latent, row, lookup, where):
-            found[latent] = review
+            found[key] = review
     return found
 
 
@@ -189,15 +194,15 @@ class HumanAnnotator:
         self.reviews = read_review(path, taxonomy)
         self.fallback = fallback
         self.paid = fallback.paid if fallback else False
-        self.met: set[int] = set()
-        rows = [self.reviews[latent].model_dump(mode="json") for latent in sorted(self.reviews)]
+        self.met: set[Key] = set()
+        rows = [self.reviews[key].model_dump(mode="json") for key in sorted(self.reviews, key=str)]
         self.version = fingerprint(
             [rows, taxonomy.fingerprint, [fallback.name, fallback.version] if fallback else None]
         )
 
     def meet(self, evidence: Sequence[Evidence]) -> None:
         """Note which reviews fit these latents; the dictionaries of a run come one after the other."""
-        self.met |= {item.latent for item in evidence if self._review(item) is not None}
+        self.met |= {(r.latent, r.evidence) for item in evidence if (r := self._review(item)) is not None}
 
     def require_met(self) -> None:
         """Check, once all latents of a run were met, that every review is about one of them.
@@ -205,19 +210,17 @@ class HumanAnnotator:
         Raises:
             UsageError: a review fits no latent, or one that has other examples now.
         """
-        if strangers := sorted(self.reviews.keys() - self.met):
+        unmet = self.reviews.keys() - self.met
+        if strangers := sorted({latent for latent, _ in unmet}):
             raise UsageError(
                 f"{self.path}: this run has no latent {', '.join(map(str, strangers[:5]))}"
-                f"{' and others' if len(strangers) > 5 else ''} with the examples that were reviewed ({len(strangers)} of {len(self.reviews)} "
+                f"{' and others' if len(strangers) > 5 else ''} with the examples that were reviewed ({len(unmet)} of {len(self.reviews)} "
                 "reviewed). Was the file written for another run? Write one for this run, or take these rows out."
             )
 
     def _review(self, item: Evidence) -> Review | None:
-        """The review of this latent. Dictionaries of one run share numbers, so its examples must be those that were reviewed."""
-        review = self.reviews.get(item.latent)
-        if review is None or (review.evidence is not None and review.evidence != evidence_mark(item)):
-            return None
-        return review
+        """The review of this latent: of these examples, or one that does not say of which."""
+        return self.reviews.get((item.latent, evidence_mark(item))) or self.reviews.get((item.latent, None))
 
     def annotate(self, evidence: Sequence[Evidence]) -> Iterator[Annotation]:
         """Yield one annotation for each latent, in order."""

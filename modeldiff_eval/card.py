@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeldiff_eval import findings, graded_words, naming_words
+from modeldiff_eval import agreement, findings, graded_words, naming_words
 from modeldiff_eval._version import __version__
 from modeldiff_eval.graded import GradedView, Shifted
 from modeldiff_eval.naming_shares import share_shifts_over_repeats
 from modeldiff_eval.records import (
     ActivationChange,
     ActivationSplit,
-    AgreementRow,
     AnnotationQuality,
     Arena,
     BenchmarkRow,
@@ -54,14 +53,6 @@ METHODS: dict[Method, str] = {
 SHOWN_SPECIFIC = 40
 SHOWN_SHIFTED = 12
 SHOWN_EXAMPLES = 3
-TASK_CLASSES = {
-    "A": ("mdx_refusal", "mdx_refuse_harmful", "mdx_answer_harmless"),
-    "B.8": ("mdx_translation",),
-    "D.16": ("mdx_constraints",),
-    "E": ("mdx_format",),
-}
-"""Class or category → packaged tasks that ask for the same."""
-
 _COUNTED = {
     "gated": ", a latent's activation summed where the two together make it fire (so a model that fires on other tokens is not seen to)",
     "hard": ", a latent's activation summed where the model alone passes the threshold (so small moves at the threshold are magnified)",
@@ -148,6 +139,14 @@ def build_card(
         null_rate=max((null.rate for null in nulls.values()), default=None),
     )
     anchored = models.anchor is not None
+    compared = agreement.compare(
+        agreement.map_for(settings.agreement, taxonomy),
+        [*rows["classes"], *rows["categories"]],
+        arena=outside.arena,
+        benchmarks=outside.benchmarks,
+        coverage=coverage,
+    )
+    correlations = agreement.rank_correlations(compared, rng=np.random.default_rng([settings.seed, 45]))
     return Card(
         title=settings.title or f"{_name(models.base)} → {_name(models.tuned)}",
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -169,7 +168,8 @@ def build_card(
         arena=outside.arena,
         activation_by=activation_by,
         benchmarks=outside.benchmarks,
-        agreement=_agreement(rows, outside),
+        agreement=[item.row for item in compared],
+        rank_correlations=correlations,
         causal=causal,
         annotation_quality=_without_weak(naming, table, groups["classes"], settings),
         coverage=coverage,
@@ -190,6 +190,7 @@ def build_card(
             *naming_words.caveats(naming),
             *spread,
             *outside.caveats,
+            *filter(None, [agreement.sentence(compared, correlations)]),
             *caveats,
         ],
         provenance=Provenance(
@@ -348,19 +349,6 @@ def _flat_activation(classes: list[ClassRow]) -> list[str]:
                 f"{change.n_documents} documents; numerical noise alone reaches {null}."
             )
     return out
-
-
-def _agreement(rows: dict[str, list[ClassRow]], outside: Outside) -> list[AgreementRow]:
-    """Latent counts against outside evidence; where no share is defined, the activation view takes their place."""
-    judged = []
-    for row in (*rows["classes"], *rows["categories"]):
-        if row.diff.value is None and row.activation is not None:
-            row = row.model_copy(update={"verdict": row.activation.verdict})
-        judged.append(row)
-    names = dict(findings.OUTSIDE)
-    for code, tasks in TASK_CLASSES.items():
-        names[code] = (*names.get(code, ()), *tasks)
-    return findings.agreement(judged, arena=outside.arena, benchmarks=outside.benchmarks, outside=names)
 
 
 def _top_latents(table: pd.DataFrame, evidence: dict[str, dict[int, Evidence]], settings: Settings) -> list[TopLatent]:

@@ -11,12 +11,13 @@ from modeldiff_eval.errors import UsageError
 from modeldiff_eval.records import SCHEMA_VERSION, Card
 
 
-def read_card(path: Path) -> Card:
+def read_card(path: Path | str) -> Card:
     """The card at ``path``: a ``card.json``, or a run's folder with one in it.
 
     Raises:
         UsageError: there is none, it is not JSON, of another schema version, or a field is wrong (which one is said).
     """
+    path = Path(path)
     file = path / "card.json" if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -19,13 +19,14 @@ from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.disk import output_error
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
+from modeldiff_eval.explore_cli import explore
 from modeldiff_eval.selftest_cli import selftest
 from modeldiff_eval.taxonomy_cli import taxonomy_app
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from modeldiff_eval.diff import Run
+    from modeldiff_eval.run import Run
 
 MAIN_HELP = """What a fine-tune changed inside a language model, class by class, with intervals.
 
@@ -53,7 +54,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(crosscoder_app, name="crosscoder")
 app.add_typer(annotations_app, name="annotations")
 app.add_typer(taxonomy_app, name="taxonomy")
-for _command in (card, render, selftest, doctor):
+for _command in (card, render, explore, selftest, doctor):
     app.command()(_command)
 
 
@@ -138,6 +139,10 @@ def run(
     arena: Annotated[str | None, typer.Option(help="LMArena table without style control (JSON or CSV).")] = None,
     arena_style: Annotated[str | None, typer.Option(help="The same table with style control.")] = None,
     arena_names: Annotated[str | None, typer.Option(help="base,tuned as the table spells them.")] = None,
+    agreement: Annotated[
+        str | None,
+        typer.Option(help="Which class answers to which outside measure (YAML).", show_default="packaged"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
     seeds: Annotated[int | None, typer.Option(help="Crosscoders a pair, for seed agreement.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
@@ -190,7 +195,7 @@ def run(
         "tokens": tokens, "stream": stream, "rollouts": rollouts, "latents": latents, "k": k, "steps": steps, "thresholds": thresholds,
         "annotator": annotator, "annotate_top": annotate_top, "annotator_model": annotator_model, "max_cost": max_cost,
         "batches": batch, "repeats": repeats,
-        "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style,
+        "taxonomy": taxonomy, "task_limit": task_limit, "benchmarks": benchmarks, "arena": arena, "arena_style": arena_style, "agreement": agreement,
         "arena_names": tuple(arena_names.split(",")) if arena_names else None, "seed": seed, "seeds": seeds, "device": device, "dtype": dtype,
         "trust_remote_code": trust_remote_code or None, "title": title, "causal": causal,
         "causal_tasks": tuple(causal_tasks.split(",")) if causal_tasks else None,

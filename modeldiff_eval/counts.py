@@ -16,11 +16,12 @@ import numpy as np
 import scipy
 
 from modeldiff_eval._version import __version__
+from modeldiff_eval.agreement import compare, map_for, rank_correlations, sentence
 from modeldiff_eval.counts_csv import read_latents
 from modeldiff_eval.counts_evidence import arena_from_spec, benchmarks_from_spec
 from modeldiff_eval.counts_spec import CountPair, CountsSpec, SideSpec, read_spec
 from modeldiff_eval.errors import UsageError, did_you_mean
-from modeldiff_eval.findings import agreement, headline, not_significant, share_method, share_only
+from modeldiff_eval.findings import headline, not_significant, share_method, share_only
 from modeldiff_eval.published import arena_caveats, compare_shifts, shift_caveats
 from modeldiff_eval.records import (
     Arena,
@@ -39,7 +40,7 @@ DRAWS = 10_000
 
 
 def card_from_counts(
-    path: Path,
+    path: Path | str,
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -179,6 +180,10 @@ def _card(
     provenance: Provenance,
 ) -> Card:
     omnibus = {"classes": classes.omnibus_p, "categories": categories.omnibus_p}
+    compared = compare(
+        map_for(None, Taxonomy.load()), [*classes.rows, *categories.rows], arena=arena, benchmarks=benchmarks
+    )
+    correlations = rank_correlations(compared, rng=np.random.default_rng([provenance.seeds["bootstrap"], 45]))
     return Card(
         title=title,
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -192,10 +197,12 @@ def _card(
         categories=categories.rows,
         arena=arena,
         benchmarks=benchmarks,
-        agreement=agreement([*classes.rows, *categories.rows], arena=arena, benchmarks=benchmarks),
+        agreement=[item.row for item in compared],
+        rank_correlations=correlations,
         not_significant=not_significant(classes.rows, categories.rows, latents, arena=arena, benchmarks=benchmarks),
         caveats=[
             *caveats,
+            *filter(None, [sentence(compared, correlations)]),
             *share_only(classes.rows),
             *share_method([*classes.rows, *categories.rows], omnibus),
         ],

@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
+from modeldiff_eval.agreement import map_for
 from modeldiff_eval.annotate import require_annotator
 from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.card import Outside, build_card
@@ -45,6 +45,7 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
 from modeldiff_eval.render import pdf_available, render
+from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, clear_partial, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
@@ -53,16 +54,6 @@ from modeldiff_eval.weighting import caveat
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished comparison. ``latents``: one row for each (side, latent); ``paths``: what was written."""
-
-    card: Card
-    latents: pd.DataFrame
-    out: Path
-    paths: dict[str, Path | None]
 
 
 def diff(
@@ -81,7 +72,9 @@ def diff(
     """Compare two models, directly or through an anchor that both come from.
 
     Args:
-        base, tuned, anchor: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
+        base: the model before tuning: hub id, folder, ``.gguf`` file, adapter folder, or ``"embedded"``.
+        tuned: the model after tuning.
+        anchor: a model that both come from, for the anchored design.
         out: the run's folder.
         settings: everything at once; otherwise ``options`` are settings by name (``layer=14, tokens=100_000``).
         tuned_loaded: (model, tokenizer) of tuned where they are in memory already.
@@ -110,6 +103,7 @@ def _diff(
     started = time.monotonic()
     require_trackers(settings.log_to)
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
+    map_for(settings.agreement, taxonomy)
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
@@ -392,7 +386,8 @@ def _published(settings: Settings) -> Settings:
             "corpus": tuple(renamed(spec, public_name) for spec in settings.corpus),
             "crosscoder": tuple(public_name(name) for name in settings.crosscoder),
             "taxonomy": short(settings.taxonomy), "benchmarks": short(settings.benchmarks), "arena": short(settings.arena),
-            "arena_style": short(settings.arena_style), "annotator": kind + colon + public_name(location) if colon else kind,
+            "arena_style": short(settings.arena_style), "agreement": short(settings.agreement),
+            "annotator": kind + colon + public_name(location) if colon else kind,
         }
     )  # fmt: skip
 
@@ -441,7 +436,13 @@ def _findings_key(work: ws.Workspace, corpus: TokenCorpus, coders: list[fit.Pair
     """What everything after the crosscoders depends on."""
     settings = work.settings
     kind, _, reviewed = settings.annotator.partition(":")
-    files = [settings.taxonomy, settings.arena, settings.arena_style, reviewed if kind == "human" else None]
+    files = [
+        settings.taxonomy,
+        settings.arena,
+        settings.arena_style,
+        settings.agreement,
+        reviewed if kind == "human" else None,
+    ]
     outside = [file_hash(Path(name).expanduser()) for name in files if name]
     if settings.benchmarks:
         results = sorted(Path(settings.benchmarks).rglob("*.json*"))

@@ -8,27 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modeldiff_eval.records import AgreementRow, Arena, BenchmarkRow, ClassRow, Estimate, Latents, Verdict
+from modeldiff_eval.records import Arena, BenchmarkRow, ClassRow, Estimate, Latents
 from modeldiff_eval.stats_shares import SMOOTHING
-
-ARENA_NAMES: Mapping[str, str] = {
-    "full": "overall",
-    "if": "instruction_following",
-    "multiturn": "multi_turn",
-    "hard_6": "hard_prompts",
-    "hard_english_6": "hard_prompts_english",
-    "long_user": "longer_query",
-}
-"""LMArena's file names of categories → the names its site shows."""
-
-OUTSIDE: Mapping[str, tuple[str, ...]] = {
-    "B": ("chinese", "french", "german", "japanese", "korean", "russian", "spanish"),
-    "D.16": ("instruction_following",),
-    "D.17": ("multi_turn",),
-    "G.24": ("coding",),
-    "G.27": ("creative_writing",),
-}
-"""Class or category of the packaged taxonomy → arena categories that ask for the same. No entry, no comparison."""
 
 
 def signed(value: float | None, digits: int = 1) -> str:
@@ -128,45 +109,6 @@ def share_only(classes: Sequence[ClassRow]) -> list[str]:
                 f"{row.name}, share only: the share {word} by {abs(diff):.1f} points while the count goes from "
                 f"{row.base.count} to {row.tuned.count} latents."
             )
-    return out
-
-
-def agreement(
-    rows: Sequence[ClassRow],
-    *,
-    arena: Arena | None = None,
-    benchmarks: Sequence[BenchmarkRow] = (),
-    outside: Mapping[str, Sequence[str]] = OUTSIDE,
-) -> list[AgreementRow]:
-    """Latent verdicts beside arena and benchmark verdicts for the same ability.
-
-    Args:
-        rows: classes and categories together.
-        arena: arena rows, matched by category name (LMArena's file names or its site's names).
-        benchmarks: benchmark rows, matched by task name.
-        outside: code → arena categories and task names. Codes without an entry are not compared.
-
-    Returns:
-        One row per pair that exists; ``agrees`` is ``None`` unless both verdicts are "up" or "down".
-    """
-    seen: dict[str, Verdict] = {row.task: row.verdict for row in benchmarks}
-    if arena is not None:
-        seen |= {ARENA_NAMES.get(row.category, row.category): row.verdict for row in arena.rows}
-    out = []
-    for row in rows:
-        for name in outside.get(row.code, ()):
-            if name in seen:
-                clear = {row.verdict, seen[name]} <= {"up", "down"}
-                agrees = row.verdict == seen[name] if clear else None
-                out.append(
-                    AgreementRow(
-                        class_=row.code,
-                        category_or_task=name,
-                        latent_verdict=row.verdict,
-                        outside_verdict=seen[name],
-                        agrees=agrees,
-                    )
-                )
     return out
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from modeldiff_eval.agreement import ARENA_NAMES
 from modeldiff_eval.counts_spec import Decimals, PrintedElo, PrintedShift, PublishedSpec
-from modeldiff_eval.findings import ARENA_NAMES, interval, signed
+from modeldiff_eval.findings import interval, signed
 from modeldiff_eval.records import Arena, ArenaRow, ClassRow
 
 

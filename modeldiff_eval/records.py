@@ -6,6 +6,7 @@ explained by a caveat, never 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -272,6 +273,18 @@ class AgreementRow(Record):
     latent_verdict: Verdict
     outside_verdict: Verdict
     agrees: bool | None
+    reversed: bool = False
+    """A higher score of the outside measure means less of the class; ``outside_verdict`` is turned round already."""
+
+
+class RankCorrelation(Record):
+    """Spearman's ρ between class shifts and outside deltas over ``n`` pairs; null, with ``note``, where it cannot be given."""
+
+    of: Literal["arena", "benchmarks"]
+    n: int
+    classes: int
+    value: Estimate
+    note: str | None = None
 
 
 class Example(Record):
@@ -566,6 +579,7 @@ class Card(Record):
     activation_by: list[ActivationSplit] | None = None
     benchmarks: list[BenchmarkRow] = []
     agreement: list[AgreementRow] = []
+    rank_correlations: list[RankCorrelation] = []
     causal: CausalPanel | None = None
     probing: ProbingPanel | None = None
     lens: LensPanel | None = None
@@ -581,3 +595,15 @@ class Card(Record):
         import json
 
         return json.dumps(self.model_dump(by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None (the plain record) until :mod:`modeldiff_eval.run` has been imported."""
+        return _shown[0](self) if _shown else None
+
+
+_shown: list[Callable[[Card], str]] = []
+
+
+def show_cards(html: Callable[[Card], str]) -> None:
+    """Set how notebooks show cards: records know nothing of pages."""
+    _shown[:] = [html]

@@ -92,6 +92,8 @@ class Settings(Record):
     arena: str | None = None
     arena_style: str | None = None
     arena_names: tuple[str, str] | None = None
+    agreement: str | None = None
+    """Another map from classes to outside measures than ``data/agreement.yaml``."""
     null_tokens: int = Field(16_384, ge=0)
     """Held-out tokens of the numerical null control (base in another precision); 0 leaves it out."""
     causal: bool = False

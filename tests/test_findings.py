@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modeldiff_eval.findings import agreement, headline, interval, not_significant, share_only, signed
-from modeldiff_eval.records import Arena, ArenaRow, ClassRow, CountShare, Estimate, LatentCounts, Latents, Verdict
+from modeldiff_eval.findings import headline, interval, not_significant, share_only, signed
+from modeldiff_eval.records import ClassRow, CountShare, Estimate, LatentCounts, Latents, Verdict
 
 
 def row(code: str, diff: float | None, verdict: Verdict, counts: tuple[int, int] = (5, 6)) -> ClassRow:
@@ -90,14 +90,3 @@ def test_share_only_needs_opposite_directions() -> None:
     assert share_only([row("A", 2, "unclear", (5, 6)), row("B", None, "unclear", (5, 1))]) == []
     (text,) = share_only([row("C", 1, "unclear", (19, 16))])
     assert "the share rises by 1.0 points while the count goes from 19 to 16" in text
-
-
-@pytest.mark.parametrize(
-    ("inside", "outside", "agrees"),
-    [("up", "up", True), ("up", "down", False), ("unclear", "up", None), ("up", "unclear", None)],
-)
-def test_agreement(inside: Verdict, outside: Verdict, agrees: bool | None) -> None:
-    arena_row = ArenaRow(category="if", base=1, tuned=2, delta=Estimate(value=1, low=None, high=None), verdict=outside)
-    arena = Arena(source="s", snapshot=None, independence_assumed=True, rows=[arena_row])
-    (found,) = agreement([row("D.16", 3, inside), row("A", 3, inside)], arena=arena)
-    assert (found.class_, found.category_or_task, found.agrees) == ("D.16", "instruction_following", agrees)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from taxonomy_planted import Scripted, by_topic, planted, write_annotations
+from mock_messages import MockServer
+from taxonomy_planted import TOPICS, Scripted, by_topic, planted, write_annotations
 from typer.testing import CliRunner
 
 from modeldiff_eval import embedding, taxonomy_induce
@@ -181,6 +182,49 @@ def test_replies_are_kept_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "a.yaml").unlink()
     run("induce", source, "--out", tmp_path / "a.yaml", *options)
     assert len(replier.asked) == asked
+
+
+def name_by_topic(params: dict[str, Any]) -> dict[str, Any]:
+    """What a model would say: a group's name and description by its words, and nothing to merge."""
+    properties = params["tools"][0]["input_schema"]["properties"]
+    text = json.dumps(params["messages"])
+    topic = max(TOPICS, key=lambda topic: sum(text.count(word) for word in TOPICS[topic].split()))
+    made: dict[str, Any] = {}
+    for field, schema in properties.items():
+        if schema.get("type") == "array":
+            made[field] = []
+        else:
+            made[field] = topic if field == "name" else f"Texts about {topic}, with the words of that trade."
+    return made
+
+
+def test_claude_names_the_groups_and_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, _ = planted()
+    source = write_annotations(tmp_path / "annotations.jsonl", latents)
+    out = tmp_path / "mine.yaml"
+    options = (
+        "--annotator",
+        "claude",
+        "--annotator-model",
+        "claude-haiku-4-5",
+        "--categories",
+        6,
+        "--classes",
+        2,
+        "--json",
+    )
+    with MockServer(answer=name_by_topic, faults=0.2, kinds=("rate", "error", "drop"), seed=3) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+        facts = json.loads(run("induce", source, "--out", out, *options))
+        answered = sum(server.answered.values())
+        out.unlink()
+        assert json.loads(run("induce", source, "--out", out, *options))["report"]["named_by"].startswith("claude (")
+        assert sum(server.answered.values()) == answered
+    assert {category.name for category in Taxonomy.load(out).categories} == set(TOPICS)
+    assert facts["report"]["unnamed"] == 0
+    assert facts["report"]["cost"] > 0
+    assert "sk-ant-test" not in (tmp_path / "mine.yaml.replies.jsonl").read_text() + out.read_text()
 
 
 def test_bad_input_of_induce(tmp_path: Path) -> None:
