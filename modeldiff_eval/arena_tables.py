@@ -14,12 +14,15 @@ import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from modeldiff_eval.errors import EvidenceError
 
+LARGEST = 256 << 20
+"""Bytes of a table at most, unpacked."""
 OVERALL = "overall"
 """The category of a table that has none."""
 _BATTLES = {"model_a", "model_b", "winner"}
@@ -66,9 +69,14 @@ def read_table(path: Path) -> tuple[list[Rating], int]:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:  # A few packed bytes can hold any number of them.
+            raise EvidenceError(
+                f"The arena table {path} holds more than {LARGEST >> 20} MiB; LMArena's are far smaller. Cut it down."
+            )
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise EvidenceError(
             f"The arena table {path} cannot be read: {error}. Pass a CSV or JSON table of LMArena."
         ) from error
@@ -78,7 +86,7 @@ def _from_json(text: str, path: Path) -> Iterator[tuple[str, Rating]]:
     """(where, rating) from ``{category: {model: {...}}}``."""
     try:
         table = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvidenceError(f"{path.name} is not JSON: {error}.") from error
     if isinstance(table, list) and table and isinstance(table[0], Mapping) and set(table[0]) >= _BATTLES:
         raise _battles(path)

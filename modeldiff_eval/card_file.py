@@ -25,7 +25,7 @@ def read_card(path: Path | str) -> Card:
         raise UsageError(
             f"There is no card at {file} ({error.strerror}). Name a card.json or a run's folder."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{file} is not a card: it is not JSON ({error}). Make it again with the run's command."
         ) from error

@@ -29,6 +29,8 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 SUFFIXES = JSON_SUFFIXES + TEXT_SUFFIXES + TABLE_SUFFIXES
 SHUFFLE_ROWS = 10_000
 """Rows of a table that are held in memory at a time to shuffle them; its files are shuffled as wholes."""
+LONGEST_LINE = 64 << 20
+"""Characters of one JSONL row at most."""
 _HOPELESS = 1000
 
 
@@ -179,12 +181,15 @@ def _read_jsonl(file: Path, report: ReadReport) -> Iterator[Document]:
     opener: Callable[..., Any] = gzip.open if file.name.endswith(".gz") else open
     try:
         with opener(file, "rt", encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), ""), 1):
                 if not line.strip():
                     continue
+                if len(line) == LONGEST_LINE:
+                    report.problem(f"{file.name} line {number}", f"longer than {LONGEST_LINE:,} characters")
+                    return  # A few packed bytes can hold a line without end; what comes after it is not read.
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     report.problem(f"{file.name} line {number}", f"not JSON ({error})")
                     continue
                 document, problem = to_document(row, f"{file.stem}-{number}", file.name)

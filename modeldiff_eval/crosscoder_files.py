@@ -22,7 +22,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CrosscoderError(f"{path} cannot be read ({error}); it may be half written.") from error
     if not isinstance(config, dict):
         raise CrosscoderError(f"{path} holds {type(config).__name__}, expected a JSON object.")

@@ -109,6 +109,8 @@ def find(spec: str) -> Found:
         raise CrosscoderError(
             f"There is no folder {spec}, and a hub name looks like ORG/NAME[@REVISION][:FOLDER]. Check the path."
         )
+    if ".." in Path(match["folder"] or "").parts:
+        raise CrosscoderError(f"{spec}: the folder leads out of the repository. Name one inside it.")
     return _fetch(spec, match["repo"], match["revision"], match["folder"] or "")
 
 

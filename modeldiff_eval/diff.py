@@ -44,6 +44,7 @@ from modeldiff_eval.models import Loaded, Source, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import BenchmarkRow, Card, DifferenceInfo, Models
+from modeldiff_eval.redact import redacted
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
@@ -502,11 +503,11 @@ def _write(
         out / "run.json",
         {
             "findings": None if work.incomplete else key, "files": {name: path.name if path else None for name, path in paths.items()},
-            "settings": work.settings.model_dump(), "layer": work.layer,
+            "settings": redacted(work.settings.model_dump()), "layer": work.layer,
             "device": str(work.pool.device), "dtype": str(work.pool.dtype),
             "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,
             "durations_s": {**work.durations, "total": seconds},
-            "peak_memory_bytes": peak, "peak_memory_by_stage": work.memory, "argv": sys.argv[1:],
+            "peak_memory_bytes": peak, "peak_memory_by_stage": work.memory, "argv": redacted(sys.argv[1:]),
         },
     )  # fmt: skip
     tell("run ended", card.headline, seconds=seconds, peak_memory_process=peak, out=str(out))
