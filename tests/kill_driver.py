@@ -29,6 +29,9 @@ from modeldiff_eval import activations, analysis, contrast, diff, train  # noqa:
 from modeldiff_eval.cache_entries import entries, fault  # noqa: E402
 from modeldiff_eval.errors import MissingDependencyError  # noqa: E402
 
+PRELOADED = ("modeldiff_eval", "lm_eval", "pandas", "pyarrow", "scipy", "sklearn", "statsmodels", "jinja2", "datasets")
+"""Not torch's own modules: some of them start its threads, and a fork of a process with threads cannot compute."""
+
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Two tiny models, text, and a run with everything in it but the sentence encoder and the PDF, which would take minutes."""
@@ -73,7 +76,7 @@ def run(options: dict[str, Any], out: Path, cache: Path) -> int:
 def import_all(names: list[str]) -> None:
     """Import what a finished run had imported, so that the next forks need not."""
     for name in names:
-        if name not in sys.modules:
+        if name not in sys.modules and name.startswith(PRELOADED):
             with contextlib.suppress(BaseException):
                 importlib.import_module(name)
 
