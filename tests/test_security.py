@@ -7,7 +7,10 @@ import functools
 import gzip
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,9 +88,15 @@ class TestModelRepositories:
         assert not (tmp_path / "ran").exists()
 
     def test_the_mark_would_show_it(self, hostile: Path, tmp_path: Path) -> None:
-        """The same repository with the flag: the test above can fail."""
-        source = models.resolve(str(hostile), trust_remote_code=True)
-        models.load_config(source, cache=tmp_path)
+        """The same repository with the flag: the test above can fail. In a process of its own, as transformers remembers it."""
+        script = (
+            "import sys\nfrom pathlib import Path\nfrom modeldiff_eval import models\n"
+            "source = models.resolve(sys.argv[1], trust_remote_code=True)\nmodels.load_config(source, cache=Path(sys.argv[2]))\n"
+        )
+        subprocess.run(
+            [sys.executable, "-c", script, str(hostile), str(tmp_path)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules")}, capture_output=True,
+        )  # fmt: skip
         assert (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize("shards", [{"w": "../outside.safetensors"}, {"w": "/etc/passwd"}, {"w": 3}, []])
