@@ -21,10 +21,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from modeldiff_eval.backoff import Room
 from modeldiff_eval.corpus import TokenCorpus
+from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError, SettingsError
 from modeldiff_eval.models import Loaded, blocks
-from modeldiff_eval.store import fingerprint, once, write_json
+from modeldiff_eval.store import fingerprint, once, ready, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +88,7 @@ def harvest_key(corpus: TokenCorpus, source_key: str, layer: int, dtype: torch.d
 def find(corpus: TokenCorpus, source_key: str, layer: int, dtype: torch.dtype, cache: Path) -> Activations | None:
     """A finished harvest from the cache, if there is one."""
     folder = cache / "activations" / harvest_key(corpus, source_key, layer, dtype)
-    return _open(folder) if folder.is_dir() else None
+    return _open(folder) if ready(folder) else None
 
 
 def harvest(
@@ -133,6 +135,7 @@ def _harvest_into(
     rows_path, log_path, norms_path = folder / "rows.bin", folder / "progress.txt", folder / "norms.partial.npy"
     done = int(log_path.read_text()) if log_path.exists() and rows_path.exists() and norms_path.exists() else 0
     norms = np.lib.format.open_memmap(norms_path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
+    reserve(norms_path)
     if done and on_progress:
         on_progress(int(corpus.sequences[edges[done - 1][1] - 1, 1]), corpus.tokens)
     with rows_path.open("r+b" if done else "wb") as file:
@@ -221,9 +224,18 @@ def padded_batches(
 def forward_rows(
     loaded: Loaded, corpus: TokenCorpus, sequences: NDArray[np.int64], *, layer: int, batch_tokens: int
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Yield batches of sequences with the output rows of block ``layer`` for their tokens, longest first."""
+    """Yield batches of sequences with the output rows of block ``layer`` for their tokens, longest first.
+
+    A batch for which memory runs out is halved, and so are those after it.
+
+    Raises:
+        ModelError: a single sequence is too long for the memory.
+    """
     pad = loaded.tokenizer.pad_token_id or 0
     caught: list[Tensor] = []
+    room = Room(
+        f"Running {loaded.source.name}", "Try --dtype bfloat16, --device cpu or a smaller max_length in --config."
+    )
 
     def catch(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         caught.append(output if isinstance(output, Tensor) else output[0])
@@ -233,11 +245,16 @@ def forward_rows(
     inner = loaded.model.get_decoder() if hasattr(loaded.model, "get_decoder") else loaded.model
     try:
         for batch, ids in padded_batches(corpus, sequences, batch_tokens=batch_tokens, pad=pad):
-            caught.clear()
-            with torch.inference_mode(), contextlib.suppress(_StopForward):
-                inner(input_ids=ids.to(loaded.device), use_cache=False)
-            hidden = caught[0].to("cpu", loaded.dtype)
-            yield batch, [hidden[row, : stop - start] for row, (start, stop, _) in enumerate(batch)]
+
+            def run(part: slice, ids: Tensor = ids) -> Tensor:
+                caught.clear()
+                with torch.inference_mode(), contextlib.suppress(_StopForward):
+                    inner(input_ids=ids[part].to(loaded.device), use_cache=False)
+                return caught[0].to("cpu", loaded.dtype)
+
+            for part, hidden in room.parts(len(batch), ids.shape[1], run):
+                some = batch[part]
+                yield some, [hidden[row, : stop - start] for row, (start, stop, _) in enumerate(some)]
     finally:
         handle.remove()
 

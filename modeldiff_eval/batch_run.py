@@ -11,8 +11,8 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.batch import Pair, grouped
 from modeldiff_eval.batch_stages import Outcome, explain, run_pair, share, write_text
 from modeldiff_eval.errors import ModelDiffError
-from modeldiff_eval.exclusive import alone_in
 from modeldiff_eval.executor import Executor
+from modeldiff_eval.locks import alone_in
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.remote import fetch, is_url, local_folder, upload

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +16,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from modeldiff_eval.backoff import is_out_of_memory, let_go
 from modeldiff_eval.benchmark_guard import Progress, generators_kept, progress_bars, quiet, seed_everything
 from modeldiff_eval.benchmark_lm_eval import task_samples
 from modeldiff_eval.benchmark_logs import TaskLog, jsonable, write_results, write_samples
 from modeldiff_eval.benchmark_samples import Samples
 from modeldiff_eval.benchmark_tasks import first_line, load_tasks, set_fewshot, task_key
 from modeldiff_eval.errors import EvidenceError
-from modeldiff_eval.store import fingerprint, write_text
+from modeldiff_eval.store import fingerprint, read_kept, write_kept
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = 2
 
@@ -56,7 +60,7 @@ def run_benchmarks(
         limit: only the first documents of each task.
         num_fewshot: examples before each question; ``None`` leaves it to the task.
         cluster_by: a field of the documents that those which belong together share.
-        batch_size: documents a batch.
+        batch_size: documents a batch; halved where memory runs out, which changes results by rounding at most.
         seed: for lm-eval's few-shot sampling; the global generators are restored afterwards.
         apply_chat_template: ask through the tokenizer's chat template, if it has one.
         on_progress: called with (documents done, documents in all), cached ones included.
@@ -86,18 +90,22 @@ def run_benchmarks(
         sizes = {
             name: len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs)) for name, task in loaded
         }
-        done, total, lm, logs = 0, sum(sizes.values()), None, []
+        done, total, lm, logs, fitting = 0, sum(sizes.values()), None, list[TaskLog](), batch_size
         for name, task in loaded:
             path = None
             if cache_dir is not None:
                 path = cache_dir / f"{name}-{fingerprint({**shared, 'task': task_key(task)})}.json"
             log = _read_cache(path)
             if log is None:
-                lm = lm or _wrap(model, tokenizer, batch_size)
                 report = _scaled(on_progress, done, sizes[name], total)
-                log = _run_one(lm, name, task, limit=limit, seed=seed, chat=chat, on_progress=report)
+                while log is None:
+                    lm = lm or _wrap(model, tokenizer, fitting)
+                    try:
+                        log = _run_one(lm, name, task, limit=limit, seed=seed, chat=chat, on_progress=report)
+                    except _TooLarge as error:
+                        lm, fitting = None, _halved(fitting, name, str(error))
                 if path is not None:
-                    write_text(path, log.model_dump_json() + "\n")
+                    write_kept(path, log.model_dump(mode="json"))
             if log_dir is not None:
                 write_samples(log_dir, log)
             logs.append(log)
@@ -135,6 +143,8 @@ def _run_one(
                 fewshot_as_multiturn=chat,
             )
         except Exception as error:
+            if is_out_of_memory(error):
+                raise _TooLarge(first_line(error)) from None
             raise EvidenceError(
                 f"lm-eval failed on the task {name!r}: {first_line(error)}. Leave it out or fix it."
             ) from error
@@ -150,6 +160,25 @@ def _run_one(
     )
 
 
+class _TooLarge(Exception):
+    """A batch of documents did not fit in memory."""
+
+
+def _halved(batch: int, task: str, reason: str) -> int:
+    """Half a batch, for which the task is asked again.
+
+    Raises:
+        EvidenceError: it was a single document.
+    """
+    if batch == 1:
+        raise EvidenceError(
+            f"The task {task!r} runs out of memory with one document at a time ({reason}). Leave it out, or use --device cpu."
+        )
+    _log.warning("%s: out of memory with batches of %d (%s). Going on with %d.", task, batch, reason, batch // 2)
+    let_go()
+    return batch // 2
+
+
 def _wrap(model: Any, tokenizer: Any, batch_size: int) -> Any:
     """The model as lm-eval wants it. The tokenizer is copied because a padding token may be added to it."""
     from lm_eval.models.huggingface import HFLM
@@ -159,11 +188,10 @@ def _wrap(model: Any, tokenizer: Any, batch_size: int) -> Any:
 
 def _read_cache(path: Path | None) -> TaskLog | None:
     """A cached result; ``None`` when it is absent or broken (then it is made again)."""
-    if path is None or not path.is_file():
-        return None
+    found = read_kept(path) if path else None
     try:
-        return TaskLog.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, OSError):
+        return None if found is None else TaskLog.model_validate(found)
+    except ValidationError:
         return None
 
 

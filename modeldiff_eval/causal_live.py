@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from modeldiff_eval.models import Loaded
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import CausalTask, CausalText, Estimate, Verdict
 from modeldiff_eval.rollouts import packaged_prompts, rollouts
-from modeldiff_eval.store import fingerprint, write_json
+from modeldiff_eval.store import fingerprint, read_kept, write_kept
 from modeldiff_eval.turns import Markers
 
 PROMPTS = 6
@@ -56,8 +55,8 @@ def texts(stage: Stage, patch: Patch, *, folder: Path | None, reporter: Reporter
     prompts = packaged_prompts(PROMPTS, seed=stage.seed)
     key = fingerprint([stage.key(patch), stage.template, [prompt.key for prompt in prompts], NEW_TOKENS])
     path = folder / f"texts-{key}.json" if folder else None
-    if path and path.is_file():
-        return [CausalText.model_validate(row) for row in json.loads(path.read_text())]
+    if path and (known := read_kept(path)) is not None:
+        return [CausalText.model_validate(row) for row in known]
     other, tuned = stage.models
 
     def answers(model: Loaded) -> list[str]:
@@ -80,7 +79,7 @@ def texts(stage: Stage, patch: Patch, *, folder: Path | None, reporter: Reporter
         for prompt, a, b, c in zip(prompts, *columns, strict=True)
     ]
     if path:
-        write_json(path, [row.model_dump() for row in rows])
+        write_kept(path, [row.model_dump() for row in rows])
     return rows
 
 

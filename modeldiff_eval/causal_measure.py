@@ -7,7 +7,6 @@ measurement keeps.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import CorpusError
 from modeldiff_eval.models import Loaded
-from modeldiff_eval.store import write_json
+from modeldiff_eval.store import read_kept, write_kept
 from modeldiff_eval.turns import Markers, assistant_tokens
 
 if TYPE_CHECKING:
@@ -184,11 +183,11 @@ def patch_sets(
     batches = _batches(text, acts.default_batch_tokens(tuned.device))
     for number, batch in enumerate(batches):
         path = folder / f"batch-{number}.json" if folder else None
-        made = _kept(path)
+        made = read_kept(path) if path else None
         if made is None:
             made = _measure(remainders, tuned, crosscoder, sets, text, found, batch)
             if path:
-                write_json(path, made)
+                write_kept(path, made)
         groups = text.group[batch]
         for name in ("kl", "nll"):
             total: NDArray[np.float64] = getattr(sums, name)
@@ -199,13 +198,6 @@ def patch_sets(
         sums.fires[:] += made["fires"]
         advance(number + 1, len(batches))
     return sums
-
-
-def _kept(path: Path | None) -> dict[str, Any] | None:
-    if path is None or not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def _batches(text: PanelText, tokens: int) -> list[NDArray[np.int64]]:

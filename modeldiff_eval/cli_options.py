@@ -15,6 +15,15 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", sh
 Json = Annotated[bool, typer.Option("--json", help="Print card.json on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the card's path.")]
 
+LogJson = Annotated[
+    str | None,
+    typer.Option(
+        "--log-json",
+        metavar="FILE|-",
+        help="Append the run's events to FILE, one JSON object a line; - for stderr, instead of progress.",
+    ),
+]
+
 
 def show(card: Card, paths: dict[str, Path | None], *, as_json: bool, quiet: bool) -> None:
     """The card on standard output: as JSON, as its path alone, or as the terminal's summary."""

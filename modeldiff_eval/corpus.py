@@ -21,6 +21,7 @@ from modeldiff_eval.corpus_document import Document
 from modeldiff_eval.corpus_gather import Gathered, gather
 from modeldiff_eval.corpus_mixture import corpus_key, parse_sources, read_corpus
 from modeldiff_eval.corpus_sources import PACKAGED, ReadReport
+from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import CorpusError
 from modeldiff_eval.records import Coverage
 from modeldiff_eval.store import fingerprint, once, write_json
@@ -172,6 +173,7 @@ def _write_tokens(folder: Path, unordered: Path, gathered: Gathered, order: NDAr
     starts = np.concatenate([[0], np.cumsum(lengths)])
     ends = np.cumsum(lengths[order])
     ids = np.lib.format.open_memmap(folder / "ids.npy", mode="w+", dtype=np.int32, shape=(int(ends[-1]),))
+    reserve(folder / "ids.npy")
     for index, end in zip(order, ends, strict=True):
         ids[end - lengths[index] : end] = source[starts[index] : starts[index + 1]]
     ids.flush()

@@ -18,6 +18,7 @@ from typing import Any
 
 from modeldiff_eval.corpus_document import CHAT_COLUMNS, TEXT_COLUMNS, Document, text_group, to_document
 from modeldiff_eval.errors import CorpusError
+from modeldiff_eval.hub import patiently
 from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.resources import resource
 
@@ -28,6 +29,8 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 SUFFIXES = JSON_SUFFIXES + TEXT_SUFFIXES + TABLE_SUFFIXES
 SHUFFLE_ROWS = 10_000
 """Rows of a table that are held in memory at a time to shuffle them; its files are shuffled as wholes."""
+LONGEST_LINE = 64 << 20
+"""Characters of one JSONL row at most."""
 _HOPELESS = 1000
 
 
@@ -178,9 +181,12 @@ def _read_jsonl(file: Path, report: ReadReport) -> Iterator[Document]:
     opener: Callable[..., Any] = gzip.open if file.name.endswith(".gz") else open
     try:
         with opener(file, "rt", encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), ""), 1):
                 if not line.strip():
                     continue
+                if len(line) == LONGEST_LINE:
+                    report.problem(f"{file.name} line {number}", f"longer than {LONGEST_LINE:,} characters")
+                    return  # A few packed bytes can hold a line without end; what comes after it is not read.
                 try:
                     row = read_json(line)
                 except ValueError as error:
@@ -208,7 +214,8 @@ def _read_table(
     import datasets
 
     try:
-        rows = datasets.load_dataset(**options, streaming=True).shuffle(seed=seed, buffer_size=shuffle_rows)
+        opened = patiently(location, lambda: datasets.load_dataset(**options, streaming=True))
+        rows = opened.shuffle(seed=seed, buffer_size=shuffle_rows)
         for number, row in enumerate(rows):
             if not number:
                 _require_text(row, name)

@@ -258,4 +258,4 @@ def _write(out: Path, crosscoder: Crosscoder, metadata: dict[str, Any], form: st
             save_native(crosscoder, partial / "native", metadata)
             save_jumprelu(crosscoder, partial / "jumprelu", metadata)
 
-    once(out, make)
+    once(out, make, sealed=False)

@@ -19,6 +19,7 @@ from modeldiff_eval import crosscoder_formats as formats
 from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.crosscoder_files import read_config, read_tensors
 from modeldiff_eval.errors import CrosscoderError, UnsafeWeightsError, UsageError
+from modeldiff_eval.hub import patiently
 
 Layout = Literal["native", "jumprelu", "dictionary_learning", "ckkissane"]
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<folder>[^:]+))?")
@@ -108,6 +109,8 @@ def find(spec: str) -> Found:
         raise CrosscoderError(
             f"There is no folder {spec}, and a hub name looks like ORG/NAME[@REVISION][:FOLDER]. Check the path."
         )
+    if ".." in Path(match["folder"] or "").parts:
+        raise CrosscoderError(f"{spec}: the folder leads out of the repository. Name one inside it.")
     return _fetch(spec, match["repo"], match["revision"], match["folder"] or "")
 
 
@@ -268,7 +271,7 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(patiently(repo, lambda: snapshot_download(repo, revision=revision, allow_patterns=patterns)))
     except Exception as error:  # the hub client has many error types; all mean "not here"
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CrosscoderError(

@@ -14,6 +14,7 @@ from modeldiff_eval import fit
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.crosscoder_info import describe
 from modeldiff_eval.errors import UsageError
+from modeldiff_eval.locks import in_use
 from modeldiff_eval.plan_run import plan_run, require_room
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.ranks import Ranks
@@ -69,13 +70,14 @@ def train_crosscoder(
         _require_same(out, folder.name)
         return work, material, folder
 
-    work, material, folder = ranks.after_leader(prepare)
-    if not out.exists():
-        beside = out.with_name(f"{out.name}.track")
-        fit.fit(work, material, *PAIR, log_folder=beside, ranks=ranks, checkpoint_minutes=checkpoint_minutes)
-        if ranks.leader:
-            fit.copy_crosscoder(folder, partial_of(out))
-            partial_of(out).rename(out)
+    with in_use(cache):
+        work, material, folder = ranks.after_leader(prepare)
+        if not out.exists():
+            beside = out.with_name(f"{out.name}.track")
+            fit.fit(work, material, *PAIR, log_folder=beside, ranks=ranks, checkpoint_minutes=checkpoint_minutes)
+            if ranks.leader:
+                fit.copy_crosscoder(folder, partial_of(out))
+                partial_of(out).rename(out)
     ranks.leave()
     if not ranks.leader:
         return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import resource as usage
 import sys
 import time
 from pathlib import Path
@@ -36,18 +35,23 @@ from modeldiff_eval.card_digest import seal
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
+from modeldiff_eval.disk import writing
 from modeldiff_eval.errors import EvidenceError, NotListedError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.in_memory import in_memory
-from modeldiff_eval.models import public_name
+from modeldiff_eval.locks import alone_in, in_use
+from modeldiff_eval.logs import tell
+from modeldiff_eval.memory_meter import high_water
+from modeldiff_eval.models import Loaded, public_name
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import Card, DifferenceInfo, Models
+from modeldiff_eval.redact import redacted
 from modeldiff_eval.remote import is_url, local_folder, working_folder
 from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
-from modeldiff_eval.store import cache_dir, file_hash, fingerprint, require_writable, write_json
+from modeldiff_eval.store import cache_dir, clear_partial, file_hash, fingerprint, require_writable, write_json
 from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.trackers import require as require_trackers
 from modeldiff_eval.weighting import caveat
@@ -84,7 +88,6 @@ def diff(
     Raises:
         ModelDiffError: see :mod:`modeldiff_eval.errors`; nothing that was there before is overwritten.
     """
-    started = time.monotonic()
     if settings is None:
         settings, _ = make_settings({"base": base, "tuned": tuned, "anchor": anchor, **options}, environ={})
     if isinstance(out, str) and is_url(out):
@@ -93,21 +96,26 @@ def diff(
                 settings=settings, out=folder, cache=cache, reporter=reporter, base_loaded=base_loaded,
                 tuned_loaded=tuned_loaded, created=created,
             )  # fmt: skip
-    out = require_writable(Path(out))
+    out, cache = require_writable(Path(out)), cache or cache_dir()
+    with alone_in(out), in_use(cache), writing(out / "card.json"):
+        clear_partial(out)
+        loaded = in_memory(settings, base=base_loaded, tuned=tuned_loaded)
+        return _diff(settings, out, cache, reporter or Reporter(), loaded, created)
+
+
+def _diff(
+    settings: Settings, out: Path, cache: Path, reporter: Reporter, loaded: dict[str, Loaded], created: str | None
+) -> Run:
+    """The story itself, in a folder that is this run's alone."""
+    started = time.monotonic()
     require_trackers(settings.log_to)
-    reporter = reporter or Reporter()
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
     map_for(settings.agreement, taxonomy)
     _require_arena(settings)
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
-    work = ws.open_workspace(
-        settings,
-        cache=cache or cache_dir(),
-        reporter=reporter,
-        loaded=in_memory(settings, base=base_loaded, tuned=tuned_loaded),
-    )
+    work = ws.open_workspace(settings, cache=cache, reporter=reporter, loaded=loaded)
     given = fit.given_crosscoders(settings, 2 if settings.anchor else 1)
     corpus = ws.gather_text(work)
     ws.timed(work, "models and text", started)
@@ -498,16 +506,17 @@ def _write(
         partial.replace(out / f"{name}.parquet")
     with work.reporter.task("Writing the card"):
         paths = render(card, out)
-    peak = usage.getrusage(usage.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    seconds, peak = round(time.monotonic() - started, 2), high_water()
     write_json(
         out / "run.json",
         {
             "findings": None if work.incomplete else key, "files": {name: path.name if path else None for name, path in paths.items()},
-            "settings": work.settings.model_dump(), "layer": work.layer,
+            "settings": redacted(work.settings.model_dump()), "layer": work.layer,
             "device": str(work.pool.device), "dtype": str(work.pool.dtype),
             "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,
-            "durations_s": {**work.durations, "total": round(time.monotonic() - started, 2)},
-            "peak_memory_bytes": peak, "argv": sys.argv[1:],
+            "durations_s": {**work.durations, "total": seconds},
+            "peak_memory_bytes": peak, "peak_memory_by_stage": work.memory, "argv": redacted(sys.argv[1:]),
         },
     )  # fmt: skip
+    tell("run ended", card.headline, seconds=seconds, peak_memory_process=peak, out=str(out))
     return Run(card, table, out, paths)

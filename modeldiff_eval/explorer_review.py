@@ -11,8 +11,8 @@ from pathlib import Path
 from modeldiff_eval.annotate_human import COLUMNS, Key, evidence_mark, read_review, write_review
 from modeldiff_eval.annotation import Annotation, Evidence
 from modeldiff_eval.errors import UsageError
+from modeldiff_eval.locks import locked
 from modeldiff_eval.spreadsheet import read_table, write_table
-from modeldiff_eval.store import locked
 from modeldiff_eval.taxonomy import Taxonomy
 
 FIELDS = ("label", "description", "category", "verdict", "note")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modeldiff_eval.errors import MismatchedModelsError, MissingDependencyError, ModelError, UnsafeWeightsError
+from modeldiff_eval.hub import patiently
 from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.store import file_hash, fingerprint, once, write_json
@@ -142,7 +143,8 @@ def _resolve_hub(name: str, repo: str, revision: str | None, foundation: Source 
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.py"] if trust else [])]
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        fetched = patiently(repo, lambda: snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        folder = Path(fetched)
     except Exception as error:  # the hub client has many error types; all mean "not here"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
@@ -173,10 +175,10 @@ def _folder_key(path: Path) -> str:
     if index.exists():
         try:
             wanted = set(read_json(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path} is half downloaded: {index.name} is torn. Fetch it again.") from error
-        if missing := sorted(wanted - {file.name for file in weights}):
-            raise ModelError(f"{path} is half downloaded; missing: {', '.join(missing)}. Fetch it again.")
+        if missing := sorted(wanted - {file.name for file in weights}, key=str):
+            raise ModelError(f"{path} is half downloaded; missing: {', '.join(map(str, missing))}. Fetch it again.")
     return fingerprint([file_hash(path / "config.json"), *(file_hash(file) for file in weights)])
 
 
@@ -192,6 +194,7 @@ def _resolve_adapter(path: Path, foundation: Source | None, trust: bool) -> Sour
         config = read_json((path / "adapter_config.json").read_text())
     except ValueError as error:
         raise ModelError(f"{path}/adapter_config.json is not valid JSON: {error}. Fetch the adapter again.") from error
+    _require_plain_lora(path, config)
     if foundation is None:
         stated = str(config.get("base_model_name_or_path") or "")
         if not stated:
@@ -200,6 +203,21 @@ def _resolve_adapter(path: Path, foundation: Source | None, trust: bool) -> Sour
     root = foundation.foundation
     key = f"{root.key}+{fingerprint([config, file_hash(weights)])}"
     return Source(str(path), root.kind, root.location, root.revision, path, key, trust)
+
+
+def _require_plain_lora(path: Path, config: Any) -> None:
+    """Refuse adapters that are no LoRA, and a LoRA whose configuration has PEFT import a module that it names."""
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}/adapter_config.json is not valid: it holds no settings. Fetch the adapter again.")
+    if (kind := str(config.get("peft_type", "LORA"))) != "LORA":
+        raise ModelError(
+            f"{path} is a {kind:.40} adapter; only LoRA adapters can be merged. Merge it yourself and give the model."
+        )
+    if config.get("megatron_config"):
+        raise ModelError(
+            f"{path}/adapter_config.json asks for Megatron layers, for which PEFT imports a module that the file names. "
+            "Merge it yourself, where you trust it, and give the model."
+        )
 
 
 def resolve_all(

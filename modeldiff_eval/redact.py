@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 HIDDEN = "[key hidden]"
 _KEYS = re.compile(
@@ -20,3 +21,12 @@ def redact(text: str, *secrets: str | None) -> str:
         if secret and len(secret) >= 4:
             text = text.replace(secret, HIDDEN)
     return _KEYS.sub(lambda found: f"://{HIDDEN}@" if found[0].startswith("://") else HIDDEN, text)
+
+
+def redacted(value: Any) -> Any:
+    """:func:`redact` for every text in nested lists and dictionaries."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {name: redacted(inner) for name, inner in value.items()}
+    return [redacted(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from modeldiff_eval.backoff import Room
 from modeldiff_eval.errors import CorpusError, ModelError, OutputError, SettingsError
+from modeldiff_eval.locks import locked
 from modeldiff_eval.records import Record
 from modeldiff_eval.resources import resource
-from modeldiff_eval.store import fingerprint, locked
+from modeldiff_eval.store import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +117,7 @@ def rollouts(
     settings = [model_key, sampling.model_dump(), str(model.dtype), chat_template or tokenizer.chat_template]
     file = cache_dir / f"{fingerprint(settings)}.jsonl" if cache_dir else None
     keys = [prompt.key for prompt in prompts]
+    room = Room("Answering prompts", "Try --dtype bfloat16 or --device cpu, or fewer rollout_tokens in --config.")
     try:
         with locked(file) if file else nullcontext():
             known = read_answers(file) if file else {}
@@ -125,12 +128,17 @@ def rollouts(
                 missing = [i for i in batch if keys[i] not in known]
                 if not missing:
                     continue
-                made = _answer(model, tokenizer, [(keys[i], ids[i]) for i in missing], sampling)
-                if file:
-                    _append(file, made)
-                known.update(made)
-                if on_progress:
-                    on_progress(len(known.keys() & set(keys)), wanted)
+
+                def answers(part: slice, missing: list[int] = missing) -> dict[str, dict[str, Any]]:
+                    return _answer(model, tokenizer, [(keys[i], ids[i]) for i in missing[part]], sampling)
+
+                longest = max(len(ids[i]) for i in missing) + max_new_tokens
+                for _, made in room.parts(len(missing), longest, answers):
+                    if file:
+                        _append(file, made)
+                    known.update(made)
+                    if on_progress:
+                        on_progress(len(known.keys() & set(keys)), wanted)
     except OSError as error:
         raise OutputError(f"Cannot keep answers in {cache_dir}: {error.strerror or error}.") from error
     return [Answer(prompt_id=prompt.id, **known[key]) for prompt, key in zip(prompts, keys, strict=True)]

@@ -10,7 +10,7 @@ _LISTED = ("crosscoder", "corpus", "log_to")
 _COMMAS = ("tasks", "causal_tasks", "arena_names")
 _RENAMED = {"batch": "batches"}
 _NOT_SETTINGS = frozenset(
-    {"context", "out", "config", "show_config", "dry_run", "force", "offline", "no_cache", "as_json", "quiet", "verbose", "version"}
+    {"context", "out", "config", "show_config", "dry_run", "force", "offline", "no_cache", "as_json", "quiet", "verbose", "version", "log_json"}
 )  # fmt: skip
 
 

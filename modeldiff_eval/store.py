@@ -1,20 +1,30 @@
-"""Files that are whole or absent: atomic writes, fingerprints, and the shared cache."""
+"""Files that are whole or absent: atomic writes, fingerprints, and the shared cache.
+
+A folder of the cache gets its name when it is whole and carries its checksums (:mod:`modeldiff_eval.manifest`). One that
+was damaged since is set aside when it is met, and made again.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from modeldiff_eval import manifest
+from modeldiff_eval.disk import KEPT, flush_to_disk, writing
 from modeldiff_eval.errors import OutputError
+from modeldiff_eval.locks import locked
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+DAMAGED = ".damaged"
 _WHOLE_FILE_LIMIT = 2 << 30
 _EDGE = 1 << 20
 
@@ -52,17 +62,19 @@ def file_hash(path: Path) -> str:
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write ``data`` under a partial name, flush it to the disk, then rename it into place."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}. Choose a writable folder with --out."
+            f"Cannot write {path}: {error.strerror or error}. Choose a writable folder with room, by --out. {KEPT}"
         ) from error
     return path
 
@@ -75,6 +87,25 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """:func:`write_bytes` for indented JSON; NaN and infinity are refused."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_kept(path: Path, value: Any) -> Path:
+    """A single file of the cache: JSON, with its hash in the last line."""
+    return write_text(path, manifest.sealed(json.dumps(value, ensure_ascii=False, allow_nan=False)))
+
+
+def read_kept(path: Path) -> Any | None:
+    """What :func:`write_kept` wrote; None when it is absent, or damaged, of which a note says that it is made again."""
+    if not path.is_file():
+        return None
+    try:
+        text = manifest.unsealed(path.read_text(encoding="utf-8"))
+        if text is not None:
+            return json.loads(text)
+    except (OSError, ValueError):
+        pass
+    log.warning("%s is damaged and is made again.", path)
+    return None
 
 
 def require_writable(folder: Path) -> Path:
@@ -95,40 +126,70 @@ def require_writable(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock beside ``folder``, so that two runs never write the same entry."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(folder.name + ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def partial_of(folder: Path) -> Path:
     """Where ``folder`` is while it is made."""
     return folder.with_name(folder.name + PARTIAL)
 
 
+def ready(folder: Path) -> bool:
+    """Whether a finished folder is there and its files have the sizes that they were written with."""
+    if not folder.is_dir() or manifest.damage(folder, every_byte=False) is not None:
+        return False
+    with suppress(OSError):  # The time of last use; a read-only cache has none.
+        os.utime(folder / manifest.NAME)
+    return True
+
+
 @contextmanager
-def making(folder: Path) -> Iterator[Path | None]:
+def making(folder: Path, *, sealed: bool = True) -> Iterator[Path | None]:
     """The partial folder to fill, under the lock; renamed to ``folder`` when the block ends without an error.
 
-    None where the finished folder is there. A partial folder left by an interrupted run is given again.
+    None where the finished folder is there. A partial folder left by an interrupted run is given again. A finished folder
+    that is damaged is renamed to ``<folder>.damaged`` and made again.
+
+    Args:
+        sealed: write its checksums into it; off for folders that leave the cache's care, such as exports.
+
+    Raises:
+        OutputError: the disk is full or read-only.
     """
-    if folder.is_dir():
+    if ready(folder):
         yield None
         return
-    with locked(folder):
-        if folder.is_dir():
+    with writing(folder), locked(folder):
+        if ready(folder):
             yield None
             return
+        if folder.is_dir():
+            set_aside(folder)
         partial = partial_of(folder)
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
+        clear_partial(partial)
+        if sealed:
+            manifest.write(partial)
         partial.rename(folder)
+        flush_to_disk(folder.parent)
 
 
-def once(folder: Path, make: Callable[[Path], None]) -> bool:
+def clear_partial(folder: Path) -> None:
+    """Remove the half-written files that killed runs left below ``folder``, which nobody else is writing to."""
+    for path in list(folder.rglob(f"*{PARTIAL}")):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged folder out of the way, with a note; an older one that was set aside goes."""
+    what = manifest.damage(folder, every_byte=False)
+    aside = folder.with_name(folder.name + DAMAGED)
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    log.warning("%s is damaged (%s). It was set aside as %s and is made again.", folder, what, aside.name)
+    return aside
+
+
+def once(folder: Path, make: Callable[[Path], None], *, sealed: bool = True) -> bool:
     """Make ``folder`` if it is not there: ``make`` fills a partial folder, which is renamed when whole.
 
     A partial folder left by an interrupted run is handed to ``make`` again, so that it can resume.
@@ -136,7 +197,7 @@ def once(folder: Path, make: Callable[[Path], None]) -> bool:
     Returns:
         True when ``make`` ran, False when the finished folder was already there.
     """
-    with making(folder) as partial:
+    with making(folder, sealed=sealed) as partial:
         if partial is not None:
             make(partial)
     return partial is not None
@@ -146,7 +207,7 @@ def copy_folder(source: Path, target: Path) -> None:
     """Copy a finished folder into a run: links where the file system allows it, else copies."""
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
-        if not file.is_file():
+        if not file.is_file() or file.name == manifest.NAME:
             continue
         partial = target / f"{file.name}{PARTIAL}"
         partial.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from modeldiff_eval.crosscoder import Crosscoder
 from modeldiff_eval.errors import ActivationsError, OutputError, SettingsError
 from modeldiff_eval.quality import Rows, calibrate
 from modeldiff_eval.ranks import Ranks
+from modeldiff_eval.stopping import held_back
 from modeldiff_eval.trackers import Tracker
 from modeldiff_eval.train_step import Trainer, TrainSettings, selection_weights
 from modeldiff_eval.training_log import TrainingLog
@@ -120,6 +121,7 @@ def train(
     Args:
         heldout: rows and row numbers on which the threshold is set.
         checkpoint_minutes: what a kill may cost at most, 2 by default; longer where saving would take more than 5 % of the time.
+            Ctrl-C and SIGTERM of the command line save first, and cost nothing.
         statistics: mean and scale of the normaliser, where they are not to be measured on the source.
         track: gets the lines of ``training.jsonl`` as they are written, on the leading rank only.
 
@@ -142,15 +144,19 @@ def train(
     with (
         TrainingLog(folder, settings, done=trainer.step_number, track=track, leader=ranks.leader) as log,
         closing(source.batches(trainer.step_number, settings.steps)) as batches,
+        held_back() as stop,
     ):
         for rows in batches:
             report = trainer.step(rows)
             log.write(trainer.step_number, report)
             if on_step:
                 on_step(trainer.step_number, settings.steps, report)
-            if clock.due(ranks):
+            last = bool(stop)  # Asked once: a signal that comes after this finds the next step.
+            if clock.due(ranks, stop=last):
                 log.save()
                 clock.save(trainer, folder)
+            if last:
+                break
     return _finish(trainer, folder, heldout)
 
 
@@ -172,13 +178,13 @@ def _finish(trainer: Trainer, folder: Path, heldout: tuple[Rows, Int[Tensor, " h
 
 
 class _Clock:
-    """When to save: every ``seconds``, but never so often that saving takes more than 5 % of the time."""
+    """When to save: every ``seconds``, but never so often that saving takes more than 5 % of the time; and before a stop."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._cost, self._last = seconds, 0.0, time.monotonic()
 
-    def due(self, ranks: Ranks) -> bool:
-        late = time.monotonic() - self._last >= max(self._seconds, self._cost / _SAVING_SHARE)
+    def due(self, ranks: Ranks, *, stop: bool) -> bool:
+        late = stop or time.monotonic() - self._last >= max(self._seconds, self._cost / _SAVING_SHARE)
         # All ranks save at the same step: when the first of them finds it is time.
         return late if ranks.world == 1 else ranks.minimum(int(not late)) == 0
 

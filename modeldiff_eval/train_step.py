@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from modeldiff_eval.backoff import twice
 from modeldiff_eval.errors import ActivationsError, SettingsError
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.records import Record
@@ -269,7 +270,8 @@ class Trainer:
             loss, fve_first and fve_second on this batch before the step, k, lr, dead.
 
         Raises:
-            ActivationsError: the batch is empty or the loss not finite. The weights have not been updated.
+            ActivationsError: the batch is empty or the loss not finite. CrosscoderError: memory ran out twice. The weights have not
+                been updated.
         """
         part = ((rows - self.mean) * self.scale[:, None]).flatten(1).to(self.device)
         inputs = self.ranks.concatenate(part)
@@ -278,7 +280,11 @@ class Trainer:
                 f"The batch at step {self.step_number} holds no rows: all of its tokens were outliers. Take larger batches."
             )
         k = self.current_k()
-        losses, grads, codes = self.gradients(inputs, k * len(inputs))
+        # A batch is not halved: the latents that fire are chosen over the whole of it. A second try changes nothing.
+        gradients = (
+            self.gradients if self.ranks.world > 1 else twice(self.gradients, f"Training, step {self.step_number}")
+        )
+        losses, grads, codes = gradients(inputs, k * len(inputs))
         loss, *squares = losses.tolist()
         if not math.isfinite(loss):
             raise ActivationsError(self._not_finite(rows))

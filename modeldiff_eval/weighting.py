@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modeldiff_eval.activations import padded_batches
+from modeldiff_eval.backoff import Room
+from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError
 from modeldiff_eval.store import fingerprint, once
 from modeldiff_eval.token_kinds import TokenKind
@@ -70,6 +72,7 @@ def divergences(
         path = partial / "nats.npy"
         done = int(log.read_text()) if log.exists() and path.exists() else 0
         out = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
+        reserve(path)
         if not done:
             out[:] = np.nan
         sequences = corpus.sequences[~corpus.heldout_documents()[corpus.sequences[:, 2]]]
@@ -93,24 +96,42 @@ def _fill(
 ) -> None:
     """Write the divergences of some sequences, in batches of about equal length."""
     pad = first.tokenizer.pad_token_id or 0
+    room = Room(
+        f"Comparing the predictions of {first.source.name} and {second.source.name}", "Leave --weighting kl out."
+    )
     for batch, ids in padded_batches(corpus, sequences, batch_tokens=_PADDED, pad=pad):
-        with torch.inference_mode():
-            both = [m.model(input_ids=ids.to(m.device), use_cache=False).logits for m in (first, second)]
-            words = min(logits.shape[-1] for logits in both)  # A padded vocabulary says nothing.
-            for row, (start, stop, document) in enumerate(batch):
-                size = max(1, _LOGITS // (4 * words))
-                parts = [
-                    divergence(*(logits[row, i : min(i + size, stop - start), :words] for logits in both))
-                    for i in range(0, stop - start, size)
-                ]
-                nats = torch.cat(parts).cpu()
-                if not bool(torch.isfinite(nats).all()):
-                    name = corpus.documents["id"][int(document)]
-                    raise ActivationsError(
-                        f"{first.source.name} or {second.source.name} gives NaN or infinite logits (document {name!r}). Try --dtype float32, or "
-                        "leave --weighting kl out."
-                    )
-                out[start:stop] = nats.clamp_min(0).numpy()
+
+        def nats(part: slice, batch: NDArray[np.int64] = batch, ids: torch.Tensor = ids) -> list[torch.Tensor]:
+            return _divergences(first, second, corpus, batch[part], ids[part])
+
+        for part, found in room.parts(len(batch), ids.shape[1], nats):
+            for (start, stop, _), values in zip(batch[part], found, strict=True):
+                out[start:stop] = values.clamp_min(0).numpy()
+
+
+def _divergences(
+    first: Loaded, second: Loaded, corpus: TokenCorpus, batch: NDArray[np.int64], ids: torch.Tensor
+) -> list[torch.Tensor]:
+    """The divergences at the tokens of each sequence of one padded batch."""
+    found = []
+    with torch.inference_mode():
+        both = [m.model(input_ids=ids.to(m.device), use_cache=False).logits for m in (first, second)]
+        words = min(logits.shape[-1] for logits in both)  # A padded vocabulary says nothing.
+        for row, (start, stop, document) in enumerate(batch):
+            size = max(1, _LOGITS // (4 * words))
+            parts = [
+                divergence(*(logits[row, i : min(i + size, stop - start), :words] for logits in both))
+                for i in range(0, stop - start, size)
+            ]
+            nats = torch.cat(parts).cpu()
+            if not bool(torch.isfinite(nats).all()):
+                name = corpus.documents["id"][int(document)]
+                raise ActivationsError(
+                    f"{first.source.name} or {second.source.name} gives NaN or infinite logits (document {name!r}). Try --dtype float32, or "
+                    "leave --weighting kl out."
+                )
+            found.append(nats)
+    return found
 
 
 def drawn(

@@ -20,6 +20,8 @@ from modeldiff_eval import corpus as corpora
 from modeldiff_eval import models as weights
 from modeldiff_eval.corpus_sources import read_source
 from modeldiff_eval.in_memory import in_precision
+from modeldiff_eval.logs import tell
+from modeldiff_eval.memory_meter import MemoryMeter
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.settings import Settings
@@ -118,6 +120,9 @@ class Workspace:
     layer: int
     caveats: list[str] = field(default_factory=list)
     durations: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Peak bytes of the process, and of the GPU, in each stage."""
+    meter: MemoryMeter = field(default_factory=MemoryMeter, repr=False)
     trained: list[str] = field(default_factory=list)
     annotator: Any = None
     """The annotator of this run, once there is one; loading a sentence encoder twice would double its time."""
@@ -343,5 +348,7 @@ def null_rows(work: Workspace, corpus: corpora.TokenCorpus) -> tuple[acts.Activa
 
 
 def timed(work: Workspace, name: str, start: float) -> None:
-    """Note how long a stage took."""
-    work.durations[name] = round(time.monotonic() - start, 2)
+    """Note how long a stage took and the most memory it held."""
+    seconds = work.durations[name] = round(time.monotonic() - start, 2)
+    peaks = work.memory[name] = work.meter.lap()
+    tell("stage", name, stage=name, seconds=seconds, **{f"peak_memory_{what}": peak for what, peak in peaks.items()})

@@ -12,7 +12,7 @@ import torch
 from tiny_pair import load_model
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import models
+from modeldiff_eval import manifest, models
 from modeldiff_eval.corpus import TokenCorpus, tokenise
 from modeldiff_eval.errors import ActivationsError, SettingsError
 
@@ -134,7 +134,7 @@ def test_an_interrupted_harvest_resumes_and_gives_the_same_bytes(
     )
     for name in ("rows.bin", "norms.npy", "meta.json"):
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
-    assert {p.name for p in resumed.folder.iterdir()} == {"rows.bin", "norms.npy", "meta.json"}
+    assert {p.name for p in resumed.folder.iterdir()} == {"rows.bin", "norms.npy", "meta.json", manifest.NAME}
     # The finished blocks are reported at once; only the block that was cut, and what follows it, is computed again.
     assert done - small_blocks - 256 <= again[0] <= done
     assert sum(again) == corpus.tokens

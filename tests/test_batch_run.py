@@ -17,8 +17,8 @@ from modeldiff_eval import activations, batch_run, fit
 from modeldiff_eval.batch import Pair, named_pairs
 from modeldiff_eval.batch_run import Report, run_batch
 from modeldiff_eval.errors import ModelDiffError, OutputError
-from modeldiff_eval.exclusive import alone_in
 from modeldiff_eval.executor import Local
+from modeldiff_eval.locks import alone_in
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Card
 

@@ -450,6 +450,33 @@ def test_a_killed_training_gives_the_same_weights_bitwise(
 
 
 @pytest.mark.slow
+def test_a_stopped_training_saves_first_and_loses_no_step(
+    base_model: Path, tuned_model: Path, text: Path, tmp_path: Path
+) -> None:
+    more = ("--steps", "1500", "--checkpoint-minutes", "1000")
+    words = words_of(base_model, tuned_model, text, tmp_path / "cut", *more)
+    stopped = subprocess.Popen(
+        [sys.executable, *words], env=environ(tmp_path / "two"), stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while not [p for p in tmp_path.glob("two/crosscoders/*.partial/training.jsonl") if p.read_text().count("\n") > 3]:
+        assert stopped.poll() is None, stopped.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    stopped.terminate()
+    _, err = stopped.communicate(timeout=60)
+    assert stopped.returncode == 143
+    assert "Stopping at the next safe place" in err
+    assert "run the same command again to resume" in err
+    (saved,) = tmp_path.glob("two/crosscoders/*.partial/checkpoint-*.safetensors")
+    assert int(saved.name.split("-")[1]) > 20
+    subprocess.run([sys.executable, *words], env=environ(tmp_path / "two"), check=True, capture_output=True)
+    whole = words_of(base_model, tuned_model, text, tmp_path / "whole", *more)
+    subprocess.run([sys.executable, *whole], env=environ(tmp_path / "one"), check=True, capture_output=True)
+    assert same(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--no-stream", "--stream"])
 def test_two_processes_give_the_result_of_one(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path, how: str

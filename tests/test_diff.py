@@ -395,14 +395,14 @@ def test_a_missing_tracker_costs_nothing(
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingDependencyError, match="pip install wandb"):
         run(base_model, base_model, cache=tmp_path / "own", log_to=("wandb",))
-    assert not (tmp_path / "own").exists()
+    assert not list((tmp_path / "own").glob("[!.]*"))
 
 
 def test_pairs_that_cannot_be_compared_cost_nothing(run: Runner, base_model: Path, tmp_path: Path) -> None:
     deep = save_model(tmp_path / "deep", seed=0, layers=4)
     with pytest.raises(MismatchedModelsError, match="layers 3"):
         run(base_model, deep, cache=tmp_path / "own")
-    assert not (tmp_path / "own").exists()
+    assert not list((tmp_path / "own").glob("[!.]*"))
     with pytest.raises(SettingsError, match=r"--layer 3 is out of range"):
         run(base_model, base_model, layer=3)
 

@@ -12,7 +12,7 @@ import pytest
 
 from modeldiff_eval import remote
 from modeldiff_eval.errors import MissingDependencyError, OutputError, UsageError
-from modeldiff_eval.exclusive import alone_in
+from modeldiff_eval.locks import alone_in
 
 
 @pytest.fixture

@@ -122,6 +122,32 @@ def test_a_plan_of_the_packaged_corpus_outside_the_repository(site: Path, tmp_pa
     assert command(site, tmp_path, "--version").strip() == printed_version()
 
 
+def test_two_builds_have_the_same_bytes(tmp_path: Path) -> None:
+    """From two copies of the source with other times, in two folders: only the source and SOURCE_DATE_EPOCH count."""
+    import hashlib
+    import shutil
+
+    hashes = set()
+    for number, epoch in enumerate((1_700_000_000, 1_700_000_000, 1_800_000_000)):
+        source = tmp_path / f"copy-{number}"
+        for name in ("modeldiff_eval", "tasks", "templates"):
+            shutil.copytree(
+                ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"), copy_function=shutil.copy
+            )
+        for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+            shutil.copy(ROOT / name, source / name)
+        subprocess.run(
+            [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)],
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)}, check=True, capture_output=True, timeout=300,
+        )  # fmt: skip
+        (made,) = (tmp_path / "dist").glob("*.whl")
+        hashes.add(hashlib.sha256(made.read_bytes()).hexdigest())
+        made.unlink()
+        assert len(hashes) == (
+            1 if number < 2 else 2
+        )  # The date is in the bytes, so the first two could have differed.
+
+
 def printed_version() -> str:
     from modeldiff_eval import __version__
 
