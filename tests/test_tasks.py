@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tiny_lm import tiny_model, tiny_tokenizer
 
-from modeldiff_eval.benchmark_run import load_tasks, tasks_dir
+from modeldiff_eval.benchmark_tasks import load_tasks, tasks_dir
 from modeldiff_eval.demo import make_tasks
 from modeldiff_eval.demo.task_requests import HARMFUL, HARMLESS
 from modeldiff_eval.demo.task_words import ENGLISH, TRANSLATIONS
