@@ -150,7 +150,7 @@ def test_a_benchmark_is_asked_again_in_smaller_batches(
 ) -> None:
     def scores(**more: Any) -> list[Any]:
         found = run_benchmarks(
-            loaded.model, loaded.tokenizer, ["modeldiff_arithmetic"], model_key="x", cache_dir=None, limit=8, **more
+            loaded.model, loaded.tokenizer, ["mdx_arithmetic"], model_key="x", cache_dir=None, limit=8, **more
         )
         return found.tasks
 
