@@ -27,12 +27,13 @@ def suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def read_bytes(path: Path, *, limit: int = LIMIT) -> bytes:
+def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     """A file's content, unpacked.
 
     Raises:
         EvidenceError: the file is missing, torn, or too large.
     """
+    limit = LIMIT if limit is None else limit
     data = _read(path, limit + 1)
     if len(data) > limit:
         raise EvidenceError(f"{path.name} holds more than {limit >> 20:,} MiB of text. Pass the part that you need.")

@@ -16,7 +16,7 @@ from modeldiff_eval.locks import alone_in
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.remote import fetch, is_url, local_folder, upload
-from modeldiff_eval.store import write_json
+from modeldiff_eval.store import require_writable, write_json
 
 REPORT = "compare.json"
 
@@ -55,7 +55,7 @@ def run_batch(
     """
     reporter = reporter or Reporter()
     root, cache = local_folder(out, cache).absolute(), cache.absolute()  # Workers may stand elsewhere.
-    with alone_in(root):
+    with alone_in(require_writable(root)):
         tasks = _submit(pairs, out, root, cache, executor, force)
         outcomes: dict[str, Outcome] = {}
         for name, result in executor.finished(tasks):

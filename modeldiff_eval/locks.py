@@ -110,6 +110,7 @@ def _or_refuse(path: Path, refusal: str) -> Iterator[None]:
 
 
 def _opened(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+", encoding="utf-8")
 
 

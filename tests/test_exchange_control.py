@@ -24,7 +24,7 @@ def corpus_of(ids: list[str], sources: list[str] | None = None) -> Any:
 
 
 def work_of(**names: str) -> Any:
-    sources = {role: SimpleNamespace(adapter=None, location=name, name=name) for role, name in names.items()}
+    sources = {role: SimpleNamespace(adapter=None, location=name, name=name, key=name) for role, name in names.items()}
     work = SimpleNamespace(sources=sources)
     work.written_by = lambda corpus, role: Workspace.written_by(work, corpus, role)
     return work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,10 @@ def task_with(**metadata: Any) -> harness.ModelDiffTask:
     return harness.ModelDiffTask({"task": "modeldiff", "metadata": metadata})
 
 
-def test_mistakes_are_found_before_anything_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
+def test_mistakes_are_found_before_anything_is_loaded(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)  # lm-eval's command switches it off.
     with pytest.raises(UsageError, match="--metadata base_model=ID"):
         task_with(pretrained="org/tuned")
     with pytest.raises(UsageError, match="Did you mean 'base_model'"):

@@ -23,7 +23,7 @@ from mock_messages import MockServer
 from test_diff_claude import MODEL, answer
 from tiny_run import STEPS, ByHash
 
-from modeldiff_eval import analysis, annotate, arena_tables, corpus_sources, diff, models
+from modeldiff_eval import analysis, annotate, arena_files, corpus_sources, diff, models
 from modeldiff_eval.arena import read_arena
 from modeldiff_eval.card_file import read_card
 from modeldiff_eval.corpus_sources import ReadReport, read_source
@@ -212,7 +212,7 @@ class TestTables:
         assert report.broken == 1
 
     def test_a_packed_arena_table_cannot_fill_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(arena_tables, "LARGEST", 1 << 20)
+        monkeypatch.setattr(arena_files, "LIMIT", 1 << 20)
         path = tmp_path / "bomb.json.gz"
         path.write_bytes(gzip.compress(b" " * (3 << 20)))
         with pytest.raises(EvidenceError, match="holds more than 1 MiB"):
