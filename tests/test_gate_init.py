@@ -53,6 +53,15 @@ def test_less_is_better_where_the_metric_says_so() -> None:
     assert "benchmarks.wikitext.delta.high < 1.28" in policy_from_card(full_card())
 
 
+def test_less_is_better_where_the_task_states_it() -> None:
+    card = full_card()
+    rows = [row.model_copy(update={"higher_is_better": False}) for row in card.benchmarks if row.task == "gsm8k"]
+    assert rows
+    made = policy_from_card(card.model_copy(update={"benchmarks": rows}))
+    assert "benchmarks.gsm8k.delta.high < " in made
+    assert "benchmarks.gsm8k.delta.low" not in made.partition("rules:\n")[2]
+
+
 def test_a_worse_card_fails_it(tmp_path: Path) -> None:
     card, file = load("demo"), tmp_path / "policy.yaml"
     file.write_text(policy_from_card(card), encoding="utf-8")
