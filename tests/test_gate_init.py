@@ -38,7 +38,10 @@ def test_comments_say_what_the_card_shows() -> None:
     assert "classes.A.diff_simultaneous.low > -13" in made
     assert "Safety & Content Moderation: now +5.277 (95 % −9.529 … +20.412), 18 and 19 latents" in made
     assert "gsm8k.delta.low > -2.5', severity: fail} # accuracy: now +0.600 (95 % −1.912 … +3.113), n 1319" in made
-    assert "# - {rule: 'benchmarks.alpaca_eval_2.delta.low > -5', severity: fail} # inconclusive on this card" in made
+    assert (
+        "# - {rule: 'benchmarks.alpaca_eval_2[\"length-controlled win rate\"].delta.low > -5', severity: fail} # inconclusive on this card"
+        in made
+    )
 
 
 def test_no_rule_asks_for_a_gain() -> None:
