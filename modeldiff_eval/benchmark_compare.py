@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from modeldiff_eval.benchmark_flips import Tally, examples, tally
+from modeldiff_eval.benchmark_flips import Tally, asks_for_harm, examples, tally
 from modeldiff_eval.benchmark_metrics import additive
 from modeldiff_eval.benchmark_pair import Pair, clusters_of, pair, scored_pairs
 from modeldiff_eval.benchmark_resample import Contest, Outcome, contest, resample
@@ -80,7 +80,7 @@ def compare(
     source = base.source if base.source == tuned.source else f"{base.source}; {tuned.source}"
     families = [test.headline for test in tests]
     adjusted = _adjusted([test.outcome.p if test.outcome else None for test in tests], families)
-    sizes = {kind: families.count(kind) for kind in (True, False)}
+    sizes = {kind: _size(tests, headline=kind) for kind in (True, False)}
     rows = [_row(test, p, source, sizes[test.headline]) for test, p in zip(tests, adjusted, strict=True)]
     return rows, [*caveats, *_said(tests)]
 
@@ -93,6 +93,11 @@ def _adjusted(p: Sequence[float | None], families: Sequence[bool]) -> list[float
         for member, value in zip(members, benjamini_hochberg([p[member] for member in members]), strict=True):
             out[member] = value
     return out
+
+
+def _size(tests: Sequence[_Test], *, headline: bool) -> int:
+    """How many p values the family adjusts over."""
+    return sum(test.headline is headline and test.outcome is not None and test.outcome.p is not None for test in tests)
 
 
 def _row(test: _Test, p_adjusted: float | None, source: str, size: int) -> BenchmarkRow:
@@ -112,7 +117,7 @@ def _row(test: _Test, p_adjusted: float | None, source: str, size: int) -> Bench
         mde=smallest_detectable(error),
         verdict=verdict(delta.value, p_adjusted),
         paired=test.contest is not None,
-        source=f"{source}; Benjamini-Hochberg over {family}",
+        source=source if p is None else f"{source}; Benjamini-Hochberg over {family}",
         headline=test.headline,
         higher_is_better=test.higher_is_better,
         wins=test.tally.wins if test.tally else None,
@@ -191,7 +196,7 @@ def _paired(
     return _Test(
         task, name, len(both), shown[0], shown[1], headline, base.higher_is_better, contest=one, tally=counts,
         clusters=None if clusters is None else one.units,
-        flips=examples(both, base.metric) if headline and counts and counts.binary else (),
+        flips=examples(both, base.metric) if headline and counts and counts.binary and not asks_for_harm(task) else (),
     ), said  # fmt: skip
 
 
@@ -240,15 +245,18 @@ def _said(tests: Sequence[_Test]) -> list[str]:
         out.append(f"Fewer than {FEW_CLUSTERS} clusters make a rough interval: {', '.join(few)}.")
     if len(tests) > 1:
         out.append(
-            f"Benchmark p values are adjusted by Benjamini-Hochberg over {sum(test.headline for test in tests)} tasks, one "
+            f"Benchmark p values are adjusted by Benjamini-Hochberg over {_size(tests, headline=True)} tasks, one "
             "headline metric each (the first that the task lists); all other metrics are a family of their own."
         )
-    flipped = [
-        f"{test.task} {test.metric} +{test.tally.wins} −{test.tally.losses} of {test.n}"
+    moved = [
+        (test, test.tally)
         for test in tests
         if test.headline and test.tally and test.tally.binary and test.tally.wins + test.tally.losses
     ]
-    if flipped:
+    if moved:
+        flipped = [f"{test.task} {test.metric} +{held.wins} −{held.losses} of {test.n}" for test, held in moved]
         more = f" and {len(flipped) - 12} more tasks" if len(flipped) > 12 else ""
         out.append(f"Documents that only tuned (+) or only base (−) gets right: {', '.join(flipped[:12])}{more}.")
+    if withheld := [test for test, _ in moved if asks_for_harm(test.task)]:
+        out.append(f"Their texts are only in flips.jsonl where a task asks for harm: {_named(withheld)}.")
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,15 @@ from modeldiff_eval.store import write_text
 SHOWN = 2
 """Examples of either direction in the card: the first ones, not chosen."""
 _TEXT = 200
+_HARM = re.compile(
+    r"harm(?!less)|unsafe|toxi|jailbreak|strongreject|advbench|wmdp|do_?not_?answer|beavertails|cyberseceval",
+    re.IGNORECASE,
+)
+
+
+def asks_for_harm(task: str) -> bool:
+    """Whether a task's name says that its prompts ask for harm: a card, which is passed on, gives counts of it and no texts."""
+    return _HARM.search(task) is not None
 
 
 class Tally(NamedTuple):

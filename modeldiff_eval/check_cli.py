@@ -163,9 +163,12 @@ def _made(pair: dict[str, Any], config: Path | None, out: Path | None, *, quiet:
 
 def _update(found: CardFile, gate: Any) -> None:
     """The card with the verdict, and again those of its pages that stand beside it."""
+    from modeldiff_eval.card_digest import seal
     from modeldiff_eval.render import render
 
     folder, card = found.file.parent, found.card.model_copy(update={"gate": gate})
+    if found.seal == "whole":  # written by this version, with its fields: the checksum of an older one would not fit
+        card = seal(card)
     pages = [name for name in ("html", "pdf", "md") if (folder / f"card.{name}").exists()]
     if found.file.name == "card.json":
         render(card, folder, formats=pages)

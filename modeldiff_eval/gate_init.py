@@ -109,7 +109,7 @@ def _benchmarks(card: Card) -> Iterator[_Proposal]:
         keys = [Key("benchmarks"), Key(row.task, True), *([Key(row.metric, True)] if tasks.count(row.task) > 1 else [])]
         where = path_text((*keys, Key("delta")))
         name = f"{visible(row.metric, limit=60)}: "
-        if lower_is_better(row.metric):
+        if lower_is_better(row):
             yield _rises(where, row.delta, "fail", name, f", n {row.n}; lower is better")
         else:
             yield _falls(where, row.delta, "fail", name, f", n {row.n}")

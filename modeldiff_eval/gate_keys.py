@@ -8,6 +8,7 @@ from typing import Any
 from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import (
     ArenaRow,
+    ArenaSnapshot,
     BenchmarkRow,
     Card,
     CausalTask,
@@ -15,6 +16,7 @@ from modeldiff_eval.records import (
     CrosscoderInfo,
     DifferenceInfo,
     ProbeRow,
+    RankCorrelation,
     Record,
     StrongShare,
 )
@@ -23,9 +25,10 @@ from modeldiff_eval.render_text import visible
 CODED: tuple[type[Record], ...] = (ClassRow, ProbeRow, StrongShare)
 METRICS: tuple[type[Record], ...] = (BenchmarkRow, CausalTask)
 PAIRS: tuple[type[Record], ...] = (CrosscoderInfo, DifferenceInfo)
-KEYED = frozenset({*CODED, *METRICS, *PAIRS, ArenaRow})
+KEYED = frozenset({*CODED, *METRICS, *PAIRS, ArenaRow, ArenaSnapshot, RankCorrelation})
 """Records whose lists a path can look into."""
 _TRAINED = ("base--tuned", "anchor--base", "anchor--tuned")
+_CORRELATED = ("arena", "benchmarks")
 
 
 def key_of(row: Any) -> tuple[str, ...]:
@@ -34,6 +37,10 @@ def key_of(row: Any) -> tuple[str, ...]:
         return (row.code,)
     if isinstance(row, (BenchmarkRow, CausalTask)):
         return (row.task, row.metric)
+    if isinstance(row, ArenaSnapshot):
+        return (row.snapshot,)
+    if isinstance(row, RankCorrelation):
+        return (row.of,)
     return (row.category,) if isinstance(row, ArenaRow) else (f"{row.first}--{row.second}",)
 
 
@@ -61,7 +68,11 @@ def absent(kind: type[Record], name: str, rows: Iterable[Any] | None, card: Card
             f"This card's taxonomy has no {what} {said!r}.{visible(did_you_mean(name, known))} "
             f"It lists {visible(', '.join(known), limit=300) or 'none'}."
         )
-    what = "arena category" if kind is ArenaRow else "benchmark"
+    if kind is RankCorrelation:
+        if name in _CORRELATED:
+            return f"this card has no rank correlation with {said}"
+        raise UsageError(f"There is no rank correlation with {said!r}.{did_you_mean(name, _CORRELATED)} They are arena and benchmarks.")  # fmt: skip
+    what = {ArenaRow: "arena category", ArenaSnapshot: "other snapshot"}.get(kind, "benchmark")
     near = visible(did_you_mean(name, own), limit=200)
     return f"this card has no {what} {said!r}.{near}" if near else f"this card has no {what} {said!r}"
 

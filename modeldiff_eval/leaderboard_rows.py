@@ -150,7 +150,7 @@ def _mean_rows(card: Card) -> list[BenchmarkRow]:
     """Each task's first metric in [0, 1] of which more is better."""
     first: dict[str, BenchmarkRow] = {}
     for row in card.benchmarks:
-        if 0 <= row.base <= 1 and 0 <= row.tuned <= 1 and not lower_is_better(row.metric):
+        if 0 <= row.base <= 1 and 0 <= row.tuned <= 1 and not lower_is_better(row):
             first.setdefault(row.task, row)
     return list(first.values())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modeldiff_eval.records import ArenaRow, Card, Verdict
+from modeldiff_eval.records import ArenaRow, BenchmarkRow, Card, Verdict
 from modeldiff_eval.render_scale import Mark, Scale, scale
 from modeldiff_eval.render_text import interval, number
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range
@@ -109,16 +109,18 @@ def elo_tile(card: Card) -> Tile:
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier", "ter", "loss", "nll", "error")
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric's name says that less of it is better."""
-    name = f"_{metric.lower().split(',')[0]}_"
+def lower_is_better(row: BenchmarkRow) -> bool:
+    """Whether less is better: as the task states it, else by the metric's name."""
+    if row.higher_is_better is not None:
+        return not row.higher_is_better
+    name = f"_{row.metric.lower().split(',')[0]}_"
     return any(f"_{word}_" in name for word in LOWER_IS_BETTER)
 
 
 def benchmark_tile(card: Card) -> Tile:
     """The benchmark with the lowest delta, among metrics of which more is better."""
     known = [b for b in card.benchmarks if b.delta.value is not None]
-    rows = [b for b in known if not lower_is_better(b.metric)]
+    rows = [b for b in known if not lower_is_better(b)]
     if not rows:
         return Tile("Worst benchmark \u0394", None, "", "not measured", "", None)
     row = min(rows, key=lambda b: b.delta.value or 0.0)

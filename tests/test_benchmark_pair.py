@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modeldiff_eval.benchmark_flips import all_flips
+from modeldiff_eval.benchmark_flips import all_flips, asks_for_harm
 from modeldiff_eval.benchmark_pair import pair
 from modeldiff_eval.benchmark_samples import Document, Samples, Score, TaskSamples
 from modeldiff_eval.benchmarks import compare
@@ -99,3 +99,20 @@ def test_only_a_few_flips_reach_the_card_and_they_are_short() -> None:
     rows, _ = _compare(base.model_copy(update={"documents": documents}), tuned)
     assert [flip.document for flip in rows[0].flips] == ["0", "1", "9"]
     assert all(len(flip.base_answer) == 200 for flip in rows[0].flips)
+
+
+@pytest.mark.parametrize(
+    ("task", "harm"),
+    [
+        ("mdx_refuse_harmful", True), ("harmbench", True), ("xstest_unsafe", True), ("StrongREJECT", True), ("toxigen", True),
+        ("mdx_answer_harmless", False), ("xstest_safe", False), ("gsm8k", False),
+    ],
+)  # fmt: skip
+def test_a_card_has_counts_and_no_texts_of_requests_for_harm(task: str, harm: bool) -> None:
+    base, tuned = (_task(scores, task=task) for scores in ([0.0, 1.0, 1.0], [1.0, 1.0, 0.0]))
+    [row], caveats = _compare(base, tuned)
+    assert asks_for_harm(task) is harm
+    assert (row.wins, row.ties, row.losses) == (1, 1, 1)
+    assert len(row.flips) == (0 if harm else 2)
+    assert any(caveat.startswith("Their texts are only in flips.jsonl") for caveat in caveats) is harm
+    assert len(list(all_flips(*(Samples(source="x", tasks=[each]) for each in (base, tuned))))) == 2

@@ -242,6 +242,23 @@ def test_without_documents_the_reported_errors_are_used() -> None:
     assert any("no interval" in caveat for caveat in caveats)
 
 
+def test_a_family_counts_only_what_has_a_p_value() -> None:
+    def reported(value: float, *, stderr: float | None) -> list[TaskSamples]:
+        tasks = (("t", 0.03), ("u", stderr))
+        return [
+            TaskSamples(task=t, n=100, scores=[Score(metric="acc", filter="none", value=value, stderr=e)], documents=[])
+            for t, e in tasks
+        ]
+
+    base, tuned = (Samples(source="x", tasks=reported(value, stderr=None)) for value in (0.5, 0.6))
+    rows, caveats = _compare(base, tuned)
+    assert [row.p is None for row in rows] == [False, True]
+    assert rows[0].p_adjusted == rows[0].p
+    assert rows[0].source == "x; Benjamini-Hochberg over 1 headline metric"
+    assert rows[1].source == "x"
+    assert any("Benjamini-Hochberg over 1 tasks" in caveat for caveat in caveats)
+
+
 def test_a_metric_that_cannot_be_put_together_is_not_paired() -> None:
     values = [[1.0, 2.0, 3.0], [2.0]]
     [row], caveats = _compare(_samples(values, aggregation="bleu"), _samples(values, aggregation="bleu"))

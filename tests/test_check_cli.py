@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from modeldiff_eval import cli
-from modeldiff_eval.card_digest import seal, seal_of
+from modeldiff_eval.card_digest import digest, seal, seal_of
 from modeldiff_eval.card_file import read_card, read_card_file
 from modeldiff_eval.gate_pair import is_fast
 
@@ -157,6 +157,26 @@ def test_the_verdict_goes_into_the_card(run: Run, card: Path, tmp_path: Path) ->
     assert FAILS.replace("<", "&lt;") in (card / "card.html").read_text(encoding="utf-8")
     assert not (card / "card.pdf").exists()
     assert run("check", card, "--policy", "policy.yaml")[0] == 1
+
+
+def test_a_card_of_an_earlier_version_stays_whole(run: Run, card: Path, tmp_path: Path) -> None:
+    """Fields with a default that is not empty are not in its file, and are there when the verdict was written."""
+    record = json.loads((card / "card.json").read_text(encoding="utf-8"))
+    for row in record["benchmarks"]:
+        del row["headline"]
+    record["provenance"]["digest"] = digest(record)
+    (card / "card.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run("check", card, "--policy", policy(tmp_path, PASSES), "--update-card")[0] == 0
+    assert read_card_file(card).seal == "whole"
+    assert run("check", card, "--policy", policy(tmp_path, PASSES))[0] == 0
+
+
+def test_a_verdict_does_not_heal_an_edited_card(run: Run, card: Path, tmp_path: Path) -> None:
+    record = json.loads((card / "card.json").read_text(encoding="utf-8"))
+    record["latents"]["tuned"]["specific"] = 1
+    (card / "card.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run("check", card, "--policy", policy(tmp_path, PASSES), "--update-card", "--allow-edited")[0] == 0
+    assert read_card_file(card).seal == "edited"
 
 
 def test_policy_init_and_check(run: Run, card: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from modeldiff_eval.card_file import read_card
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.gate import check_card, exit_code, places_of
 from modeldiff_eval.gate_policy import Policy, read_policy
-from modeldiff_eval.records import Card, Gate, Rule
+from modeldiff_eval.records import ArenaSnapshot, Card, Estimate, Gate, RankCorrelation, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
 TODAY = date(2026, 6, 15)
@@ -138,6 +138,41 @@ def test_a_star_is_as_good_as_its_worst_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "verdict", "said"),
+    [
+        ("arena.other_snapshots.2025-03-07.rows.math.delta.low > -50", "pass", ""),
+        ("arena.other_snapshots.2025-05-27.rows.math.delta < 0", "pass", ""),
+        ("arena.other_snapshots.*.rows.math.delta.high < 0", "fail", ""),
+        ("arena.other_snapshots.*.rows.maths.delta.high < 0", "inconclusive", "Did you mean 'math'"),
+        (
+            "arena.other_snapshots.2025-03-08.rows.math.delta.low > -50",
+            "inconclusive",
+            "no other snapshot '2025-03-08'",
+        ),
+        ("rank_correlations.arena.value > -1", "pass", ""),
+        ("rank_correlations.arena.n >= 9", "pass", ""),
+        ("rank_correlations.benchmarks.value > 0", "inconclusive", "not measured"),
+    ],
+)
+def test_other_snapshots_and_rank_correlations(tmp_path: Path, rule: str, verdict: str, said: str) -> None:
+    assert CARD.arena is not None
+    math = next(row for row in CARD.arena.rows if row.category == "math")
+    days = [
+        ArenaSnapshot(snapshot=day, rows=[math.model_copy(update={"delta": Estimate(value=value, low=low, high=high)})])
+        for day, value, low, high in (("2025-03-07", -9.0, -28.0, 9.0), ("2025-05-27", -9.0, -12.0, -5.0))
+    ]
+    nothing = Estimate(value=None, low=None, high=None)
+    found = [
+        RankCorrelation(of="arena", n=9, classes=3, value=Estimate(value=0.35, low=-0.48, high=0.87)),
+        RankCorrelation(of="benchmarks", n=1, classes=1, value=nothing, note="1 pairs are fewer than 6"),
+    ]
+    arena = CARD.arena.model_copy(update={"other_snapshots": days})
+    card = CARD.model_copy(update={"arena": arena, "rank_correlations": found})
+    seen = one(tmp_path, rule, card)
+    assert (seen.verdict, said in "; ".join(seen.notes)) == (verdict, True)
+
+
+@pytest.mark.parametrize(
     ("rule", "said"),
     [
         ("classes.A.dif.low > -5", "has no 'dif'. Did you mean 'diff'"),
@@ -146,6 +181,7 @@ def test_a_star_is_as_good_as_its_worst_row(tmp_path: Path) -> None:
         ("categories.A.99.diff.low > -5", "no category 'A.99'"),
         ("crosscoders.base-tuned.l0 > 5", "Did you mean 'base--tuned'"),
         ("benchmarks.gsm8.detla.low > -5", "benchmarks.gsm8 has no 'detla'. Did you mean 'delta'"),
+        ("rank_correlations.arenas.n > 5", "Did you mean 'arena'"),
         ("arena.overall.elo > 5", "arena.overall has no 'elo'"),
         ("classes.A > -5", "is no number. Name one in it"),
         ("classes > -5", "is a list"),

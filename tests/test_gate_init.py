@@ -38,7 +38,10 @@ def test_comments_say_what_the_card_shows() -> None:
     assert "classes.A.diff_simultaneous.low > -13" in made
     assert "Safety & Content Moderation: now +5.277 (95 % −9.529 … +20.412), 18 and 19 latents" in made
     assert "gsm8k.delta.low > -2.5', severity: fail} # accuracy: now +0.600 (95 % −1.912 … +3.113), n 1319" in made
-    assert "# - {rule: 'benchmarks.alpaca_eval_2.delta.low > -5', severity: fail} # inconclusive on this card" in made
+    assert (
+        "# - {rule: 'benchmarks.alpaca_eval_2[\"length-controlled win rate\"].delta.low > -5', severity: fail} # inconclusive on this card"
+        in made
+    )
 
 
 def test_no_rule_asks_for_a_gain() -> None:
@@ -51,6 +54,15 @@ def test_no_rule_asks_for_a_gain() -> None:
 
 def test_less_is_better_where_the_metric_says_so() -> None:
     assert "benchmarks.wikitext.delta.high < 1.28" in policy_from_card(full_card())
+
+
+def test_less_is_better_where_the_task_states_it() -> None:
+    card = full_card()
+    rows = [row.model_copy(update={"higher_is_better": False}) for row in card.benchmarks if row.task == "gsm8k"]
+    assert rows
+    made = policy_from_card(card.model_copy(update={"benchmarks": rows}))
+    assert "benchmarks.gsm8k.delta.high < " in made
+    assert "benchmarks.gsm8k.delta.low" not in made.partition("rules:\n")[2]
 
 
 def test_a_worse_card_fails_it(tmp_path: Path) -> None:
