@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from modeldiff_eval.published_snapshots import by_category
 from modeldiff_eval.records import AgreementRow, Arena, Card
 from modeldiff_eval.render_text import interval, number
 
@@ -33,11 +32,13 @@ def snapshot_rows(arena: Arena | None) -> tuple[list[str], list[list[str]]]:
     """Dates, and for each category its raw difference on each of them; nothing where there is one snapshot only."""
     if arena is None or not arena.other_snapshots:
         return [], []
-    found = by_category(arena)
-    dates = sorted({day.snapshot for days in found.values() for day in days})
+    found = [(item.snapshot, item.rows) for item in arena.other_snapshots]
+    days = sorted([*found, (arena.snapshot or "this one", arena.rows)], key=lambda day: day[0])
+    dates = [date for date, _ in days]
+    categories = dict.fromkeys(row.category for _, listed in days for row in listed)
     rows = []
-    for name, days in found.items():
-        deltas = {day.snapshot: day.row.delta for day in days}
+    for name in categories:
+        deltas = {date: row.delta for date, listed in days for row in listed if row.category == name}
         shown = [
             f"{number(deltas[date].value, signed=True)} ({interval(deltas[date])})" if date in deltas else "not listed"
             for date in dates
