@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from modeldiff_eval import naming_words, render_latents, render_maps
+from modeldiff_eval import naming_words, render_latents, render_maps, render_outside
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
 from modeldiff_eval.gate_words import notes_text, ordered, result, seen_text
@@ -65,6 +65,7 @@ def environment() -> Environment:
         "class_of": render_latents.class_of,
         "graded_n": view.graded_n,
         "heat": view.heat,
+        "agrees": render_outside.agrees,
         "benchmark_more": view.benchmark_more,
         "arena_more": view.arena_more,
     }
@@ -95,8 +96,14 @@ def render_html(
     arena_rows = card.arena.rows if card.arena else []
     latents = render_latents.latent_groups(card)
     shares = [row.diff for row in card.categories if row.verdict in ("up", "down")]
+    snapshot_dates, snapshot_rows = render_outside.snapshot_rows(card.arena)
     context: dict[str, Any] = {
         "card": card,
+        "snapshot_dates": snapshot_dates,
+        "snapshot_rows": snapshot_rows,
+        "fit_lines": render_outside.fit_lines(card.arena),
+        "correlation_lines": render_outside.correlation_lines(card),
+        "reversed_words": render_outside.REVERSED,
         "paged": paper is not None,
         "css": Markup(style(paper)),
         "script": Markup(script()),

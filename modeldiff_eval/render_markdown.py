@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from modeldiff_eval import naming_words
+from modeldiff_eval import naming_words, render_outside
 from modeldiff_eval.gate_words import ordered, result, seen_text
 from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, DifferenceInfo, Estimate, ModelInfo
 from modeldiff_eval.render_causal import causal_lines, causal_table
@@ -24,6 +24,8 @@ def render_markdown(card: Card) -> str:
         (0, _classes(card)),
         (1, _outside(card)),
         (4, _parts_of_text(card)),
+        (3, _snapshots(card)),
+        (3, _agreement(card)),
         (4, _categories(card)),
         (2, _weak(card)),
         (5, _latents(card)),
@@ -178,6 +180,34 @@ def _outside(card: Card) -> str:
         ]
         blocks.append(_table(("Benchmark", "n", "\u0394 (95 %)", "p adj.", "Verdict"), bench))
     return "\n\n".join(blocks)
+
+
+def _snapshots(card: Card) -> str:
+    dates, rows = render_outside.snapshot_rows(card.arena)
+    blocks = [markdown(line, limit=600) for line in render_outside.fit_lines(card.arena)]
+    if dates:
+        header = ["Raw \u0394 Elo (95 %)", *(markdown(date, limit=60) for date in dates)]
+        table = _table(header, ([markdown(cell, limit=80) for cell in row] for row in rows[:40]))
+        blocks.append(_details("The arena on each day (the days share battles)", table))
+    return "\n\n".join(blocks)
+
+
+def _agreement(card: Card) -> str:
+    rows = [
+        (
+            markdown(row.class_, limit=120),
+            VERDICT_TEXT[row.latent_verdict],
+            markdown(row.category_or_task, limit=120) + (f" ({render_outside.REVERSED})" if row.reversed else ""),
+            VERDICT_TEXT[row.outside_verdict],
+            render_outside.agrees(row),
+        )
+        for row in card.agreement[:100]
+    ]
+    if not rows:
+        return ""
+    header = ("Class", "Latents say", "Outside measure", "It says", "Agree?")
+    lines = "\n".join(f"- {markdown(line, limit=600)}" for line in render_outside.correlation_lines(card))
+    return _details("Do inside and outside agree?", f"{_table(header, rows)}\n\n{lines}".rstrip())
 
 
 def _bullets(title: str, lines: Sequence[str]) -> str:
