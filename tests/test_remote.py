@@ -132,7 +132,7 @@ def test_unknown_and_missing_protocols(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    match = r"Another run works in .*choose another folder"
+    match = r"Another run is writing to .*choose another folder"
     with alone_in(tmp_path / "out"), pytest.raises(OutputError, match=match), alone_in(tmp_path / "out"):
         pass
     with alone_in(tmp_path / "out"), alone_in(tmp_path / "other"):
