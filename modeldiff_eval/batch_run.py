@@ -12,7 +12,7 @@ from modeldiff_eval.batch import Pair, grouped
 from modeldiff_eval.batch_stages import Outcome, explain, run_pair, share, write_text
 from modeldiff_eval.errors import ModelDiffError
 from modeldiff_eval.executor import Executor
-from modeldiff_eval.locks import alone_in
+from modeldiff_eval.locks import alone_in, in_use
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.remote import fetch, is_url, local_folder, upload
@@ -55,7 +55,8 @@ def run_batch(
     """
     reporter = reporter or Reporter()
     root, cache = local_folder(out, cache).absolute(), cache.absolute()  # Workers may stand elsewhere.
-    with alone_in(require_writable(root)):
+    # The cache is held for the whole batch: what one stage leaves there, the next one reads.
+    with alone_in(require_writable(root)), in_use(cache):
         tasks = _submit(pairs, out, root, cache, executor, force)
         outcomes: dict[str, Outcome] = {}
         for name, result in executor.finished(tasks):

@@ -15,7 +15,7 @@ from modeldiff_eval.annotations_cli import annotations_app
 from modeldiff_eval.cache_cli import cache_app
 from modeldiff_eval.card_cli import card, render, schema
 from modeldiff_eval.check_cli import check
-from modeldiff_eval.cli_options import Json, LogJson, Out, Quiet, show
+from modeldiff_eval.cli_options import Json, LogJson, Out, Quiet, go_offline, show, speak
 from modeldiff_eval.compare_cli import compare
 from modeldiff_eval.crosscoder_cli import crosscoder_app
 from modeldiff_eval.disk import output_error
@@ -254,32 +254,17 @@ def _compare(
     force: bool = False,
     log_json: str | None = None,
 ) -> Run:
-    from rich.console import Console
-
-    from modeldiff_eval.logs import LogReporter, begin
-    from modeldiff_eval.progress import Reporter
     from modeldiff_eval.remote import local_folder
     from modeldiff_eval.store import cache_dir, require_writable
-    from modeldiff_eval.terminal import TerminalReporter, hush
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "A comparison runs in one process. Train over several ones with `torchrun … crosscoder train`, then give the result with --crosscoder."
         )
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ.setdefault("WANDB_MODE", "offline")
-    if quiet:
-        os.environ.setdefault("WANDB_SILENT", "true")
+        go_offline()
     folder = require_writable(local_folder(out, cache_dir()))
-    errors = Console(stderr=True)
-    drawn = not quiet and log_json != "-"
-    terminal = TerminalReporter(errors)
-    begin(terminal.note if drawn else None, log_json)
-    if drawn:
-        errors.print(f"modeldiff-eval {__version__}: {settings.base} → {settings.tuned}", highlight=False, markup=False)
-    if not verbose:
-        hush()
+    reporter = speak(f"{settings.base} → {settings.tuned}", quiet=quiet, verbose=verbose, log_json=log_json)
     cache = folder / "cache" if no_cache else cache_dir()
     if not (force or settings.crosscoder or (folder / "card.json").exists()):
         from modeldiff_eval.plan_run import require_room
@@ -287,9 +272,6 @@ def _compare(
         require_room(settings, cache)
     from modeldiff_eval.diff import diff
 
-    reporter = terminal if drawn else Reporter()
-    if log_json:
-        reporter = LogReporter(reporter)
     run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
     show(run.card, run.paths, as_json=as_json, quiet=quiet)
     return run

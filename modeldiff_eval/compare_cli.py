@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modeldiff_eval._version import __version__
+from modeldiff_eval.cli_options import LogJson, go_offline, speak
 from modeldiff_eval.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print pairs and shared stages, then stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
+    log_json: LogJson = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print compare.json on standard output.")] = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the report's path.")
@@ -69,6 +70,8 @@ def compare(
 
     if executor not in EXECUTORS:
         raise UsageError(f"There is no executor {executor!r}.{did_you_mean(executor, EXECUTORS)} Use local or ray.")
+    if executor != "ray" and (ray_address or ray_gpus is not None or ray_cpus != 1):
+        raise UsageError("--ray-address, --ray-cpus and --ray-gpus have no effect without --executor ray. Add it.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "A batch runs in one process. Train over several ones with `torchrun … crosscoder train`, then give the result with --crosscoder."
@@ -81,8 +84,9 @@ def compare(
         print("\n".join(plan_lines(pairs, out)))
         raise typer.Exit
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    report = _run(pairs, out, (executor, ray_address, ray_cpus, ray_gpus), quiet=quiet, verbose=verbose, force=force)
+        go_offline()
+    reporter = speak(f"{len(pairs)} pairs", quiet=quiet, verbose=verbose, log_json=log_json)
+    report = _run(pairs, out, (executor, ray_address, ray_cpus, ray_gpus), reporter, force=force)
     _show(report, out, as_json=as_json, quiet=quiet)
     raise typer.Exit(report.exit_code)
 
@@ -114,24 +118,12 @@ def _run(
     pairs: Sequence[Pair],
     out: str,
     engine: tuple[str, str | None, float, float | None],
+    reporter: Reporter,
     *,
-    quiet: bool,
-    verbose: bool,
     force: bool,
 ) -> Report:
-    from rich.console import Console
-
-    from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.store import cache_dir
-    from modeldiff_eval.terminal import TerminalReporter, hush
-
-    errors = Console(stderr=True)
-    if not quiet:
-        errors.print(f"modeldiff-eval {__version__}: {len(pairs)} pairs", highlight=False, markup=False)
-    if not verbose:
-        hush()
-    reporter = Reporter() if quiet else TerminalReporter(errors)
     from modeldiff_eval.batch_run import run_batch
+    from modeldiff_eval.store import cache_dir
 
     with _engine(engine, reporter) as chosen:
         return run_batch(pairs, out, cache=cache_dir(), executor=chosen, reporter=reporter, force=force)

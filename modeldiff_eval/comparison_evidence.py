@@ -74,6 +74,11 @@ def _scores(
     first: RunFiles, second: RunFiles, mine: BenchmarkRow, yours: BenchmarkRow, *, draws: int, rng: np.random.Generator
 ) -> ScoreDifference:
     names = {"first": first.name, "second": second.name}
+    shots = [run.notes["settings"].get("num_fewshot") for run in (first, second) if run.notes]
+    if len(set(shots)) > 1:  # None: the task's own number.
+        return ScoreDifference(
+            **names, value=NOTHING, missing="The two runs asked with different numbers of examples (--num-fewshot)."
+        )
     a, b = (_documents(run, mine) for run in (first, second))
     shared = sorted(set(a) & set(b))
     if shared:

@@ -48,11 +48,12 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this run, or refuse.
+    """Hold ``folder``, which is made if it is not there, for this run, or refuse.
 
     Raises:
         OutputError: another run is at work there, or the file system has no locks.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     refusal = f"Another run is writing to {folder}: {{}}. Wait for it, or choose another folder with --out."
     with _or_refuse(folder / RUNNING, refusal):
         yield

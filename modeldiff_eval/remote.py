@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modeldiff_eval.errors import MissingDependencyError, OutputError, UsageError, did_you_mean
+from modeldiff_eval.locks import IN_USE, RUNNING
 from modeldiff_eval.redact import redact
 from modeldiff_eval.store import PARTIAL, fingerprint, require_writable
 
@@ -114,7 +115,7 @@ def upload(folder: Path, url: str, *, marker: str = MARKER, leave: Collection[st
 def _belongs(file: Path, leave: Collection[str]) -> bool:
     """No locks, no unfinished files, and no cache that a run keeps inside its folder."""
     unfinished = any(part.endswith((PARTIAL, ".lock")) for part in file.parts)
-    return not unfinished and file.parts[0] not in {"cache", *leave}
+    return not unfinished and file.name not in (RUNNING, IN_USE) and file.parts[0] not in {"cache", *leave}
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -95,12 +95,19 @@ pairs:
         ("pairs: {a b: {tuned: org/y, base: org/x}}", r"'a b' cannot be a pair's name"),
         ("pairs: {1: {tuned: org/y, base: org/x}}", r"pairs\.1"),
         ("pairs: {a: org/y}", r"pairs\.a"),
-        ("pairs: [", r"line \d: not valid YAML"),
+        ("pairs: [", r"line [12]: not valid YAML"),
     ],
 )
 def test_a_wrong_matrix_says_where(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.compile(message, re.DOTALL)):
         matrix_pairs(matrix(tmp_path / "m.yaml", text), {})
+
+
+def test_what_is_laid_beside_a_pair_does_not_keep_it_from_sharing(tmp_path: Path) -> None:
+    own = "arena: t.csv, arena_snapshot: 2024-0{}, agreement: m{}.yaml, annotator: claude, max_cost: {}"
+    rows = "".join(f"  {name}: {{tuned: org/{name}, {own.format(n, n, n)}}}\n" for n, name in ((1, "a"), (2, "b")))
+    pairs = matrix_pairs(matrix(tmp_path / "m.yaml", "settings: {base: org/x}\npairs:\n" + rows), {})
+    assert len(grouped(pairs, "shared_key")) == 1
 
 
 def test_a_missing_matrix(tmp_path: Path) -> None:

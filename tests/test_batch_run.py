@@ -16,9 +16,10 @@ from tiny_run import Recorder
 from modeldiff_eval import activations, batch_run, fit
 from modeldiff_eval.batch import Pair, named_pairs
 from modeldiff_eval.batch_run import Report, run_batch
+from modeldiff_eval.batch_stages import Outcome
 from modeldiff_eval.errors import ModelDiffError, OutputError
 from modeldiff_eval.executor import Local
-from modeldiff_eval.locks import alone_in
+from modeldiff_eval.locks import alone_in, clearing
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Card
 
@@ -222,6 +223,30 @@ def test_an_interrupted_batch_goes_on(
 def test_two_batches_do_not_work_in_one_folder(tuned: dict[str, Path], flags: dict[str, Any], tmp_path: Path) -> None:
     with alone_in(tmp_path / "out"), pytest.raises(OutputError, match="Another run"):
         start(make(tuned, flags), tmp_path / "out", tmp_path / "cache")
+
+
+class Watched:
+    """Runs nothing; every pair "is done" after a look at the locks."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+
+    def submit(self, name: str, stage: Any, *arguments: Any) -> str:
+        return name
+
+    def finished(self, tasks: Any) -> Iterator[tuple[str, Outcome]]:
+        with pytest.raises(OutputError, match="A run is using the cache"), clearing(self._cache):
+            pass
+        for name in tasks:
+            yield name, Outcome(name=name, state="failed", error="not run")
+
+
+def test_a_whole_batch_holds_the_cache_and_uploads_no_lock(bucket: str, tmp_path: Path) -> None:
+    pairs = named_pairs(["a=o/y", "b=o/z"], {"base": "o/x"})
+    run_batch(pairs, bucket, cache=tmp_path / "cache", executor=Watched(tmp_path / "cache"))
+    with clearing(tmp_path / "cache"):
+        pass
+    assert fsspec.filesystem("memory").find("/bucket/batch") == ["/bucket/batch/compare.json"]
 
 
 def test_pages_that_cannot_be_made_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

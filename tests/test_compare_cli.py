@@ -59,6 +59,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Pair], str, dict
         (["--base", "x", "--tuned", "a=y", "--tuned", "a=z"], r"Two pairs are called 'a'"),
         (["--base", "x", "--tuned", "a=x"], r"tuned is the base itself"),
         (["--base", "x", "--tuned", "a=y", "--executor", "rey"], r"no executor 'rey'\. Did you mean 'ray'\?"),
+        (["--base", "x", "--tuned", "a=y", "--ray-address", "auto"], r"no effect without --executor ray"),
         (["--base", "x", "--tuned", "a=y", "--layr", "3"], r"(?s)No such option: --layr.*--layer"),
         (["--base", "x", "--tuned", "a=y", "--matrix", "m.yaml"], r"leave --tuned and --config out"),
         (["--matrix", "absent.yaml"], r"Cannot read the matrix file absent\.yaml"),
@@ -144,3 +145,13 @@ def test_every_setting_of_the_main_command_is_one_of_a_batch() -> None:
     assert settings_flags({"batch": True, "tasks": "a,b", "log_to": [], "trust_remote_code": False}) == {
         "batches": True, "tasks": ("a", "b"), "log_to": None, "trust_remote_code": None,
     }  # fmt: skip
+
+
+def test_a_batch_keeps_a_log_like_a_run(run: Run, batches: list[Any], tmp_path: Path) -> None:
+    code, _, err = run("--base", "o/x", "--tuned", "a=o/y", "--log-json", tmp_path / "log.jsonl")
+    ((_, _, options),) = batches
+    options["reporter"].note("[1/1] a: done")
+    assert code == 3
+    assert "1 pairs" in err
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["message"]) == ("note", "[1/1] a: done")

@@ -202,6 +202,13 @@ def test_benchmarks_are_paired_by_document_where_scores_are_kept(tmp_path: Path)
     assert own.n == 200
     assert own.value.value == pytest.approx(float((one - two).mean()))
     assert (own.value.high or 0) - (own.value.low or 0) < 0.06
+    notes = json.loads((runs["two"] / "run.json").read_text())
+    other = notes | {"settings": notes["settings"] | {"num_fewshot": 5}}
+    (runs["two"] / "run.json").write_text(json.dumps(other))
+    (apart,) = compare_runs(runs, draws=1000).benchmarks[0].differences
+    assert (apart.value.value, apart.verdict) == (None, "unclear")
+    assert "different numbers of examples" in (apart.missing or "")
+    (runs["two"] / "run.json").write_text(json.dumps(notes))
     for path in runs.values():
         (path / "scores.parquet").unlink()
     (loose,) = compare_runs(runs, draws=1000).benchmarks[0].differences
