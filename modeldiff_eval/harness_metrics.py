@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.records import Card, ClassRow, Estimate
 from modeldiff_eval.stats import Z
 
@@ -55,18 +54,12 @@ class Metrics:
 
 
 def card_metrics(card: Card) -> Metrics:
-    """All metrics of a card.
-
-    Raises:
-        EvidenceError: no class has a share or an activation change.
+    """All metrics of a card. Where no class has a share or an activation change, the counts and fve stand alone: whoever ran
+    benchmarks beside must not lose them for that.
     """
     metrics = Metrics()
     for row in card.classes:
         _class_metrics(metrics, card, row)
-    if not metrics.values:
-        raise EvidenceError(
-            f"The card has no class shift to show. {next(metrics.missing(), 'It has no classes.')}. Compare on more text."
-        )
     for side in SIDES:
         counts = getattr(card.latents, side)
         metrics.put(f"specific_{side}", counts.specific, "")

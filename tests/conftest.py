@@ -147,3 +147,12 @@ def run(tmp_path: Path, shared: Path, options: dict[str, Any]) -> Callable[..., 
         return diff(str(base), str(tuned), anchor=str(anchor) if anchor else None, **own)
 
     return call
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Timings without pytest-benchmark's fixture stay out of the suite too: they need a machine of their own."""
+    if not config.getoption("benchmark_skip"):
+        return
+    for item in items:
+        if item.path.parent.name == "benchmarks" and "benchmark" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.skip(reason="a timing; run it alone with -o addopts= -s"))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sample_cards import full_card
 
-from modeldiff_eval.errors import EvidenceError
 from modeldiff_eval.harness_metrics import card_metrics
 from modeldiff_eval.records import Card, DifferenceInfo
 
@@ -113,7 +112,9 @@ def test_a_card_from_published_counts_has_no_fve() -> None:
     assert "not made from a crosscoder" in metrics.absent["fve"]
 
 
-def test_a_card_with_nothing_to_show_is_refused() -> None:
+def test_a_card_without_any_class_shift_still_has_its_counts() -> None:
     card = full_card(activation=False)
-    with pytest.raises(EvidenceError, match="no class shift"):
-        card_metrics(counted(counted(card, annotated=0), "base", annotated=0))
+    metrics = card_metrics(counted(counted(card, annotated=0), "base", annotated=0))
+    assert not [name for name in metrics.values if name.endswith(("_diff", "_activation"))]
+    assert metrics.values["annotated_base"] == 0
+    assert "A_base" in metrics.absent

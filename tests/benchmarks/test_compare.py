@@ -1,6 +1,6 @@
 """What two tuned models of one base cost beside one, in the anchored design, on the demo's models: processor seconds of one thread.
 
-Run it alone: ``pytest tests/benchmarks/test_compare.py -m slow -s``; ten minutes on an idle core.
+Run it alone: ``pytest tests/benchmarks/test_compare.py -o addopts= -s``; ten minutes on an idle core.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Two Ray workers beside one, on four pairs that keep one thread busy for at least 20 seconds each; start-up not counted.
 
-Run it alone: ``pytest tests/benchmarks/test_ray.py -m slow -s``. It needs two cores that nobody else uses.
+Run it alone: ``pytest tests/benchmarks/test_ray.py -o addopts= -s``. It needs two cores that nobody else uses.
 """
 
 from __future__ import annotations
