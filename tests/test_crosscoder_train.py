@@ -453,7 +453,7 @@ def test_a_killed_training_gives_the_same_weights_bitwise(
 def test_a_stopped_training_saves_first_and_loses_no_step(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path
 ) -> None:
-    more = ("--steps", "6000", "--checkpoint-minutes", "1000")
+    more = ("--steps", "3000", "--checkpoint-minutes", "1000")
     words = words_of(base_model, tuned_model, text, tmp_path / "cut", *more)
     stopped = subprocess.Popen(
         [sys.executable, *words], env=environ(tmp_path / "two"), stderr=subprocess.PIPE, text=True
@@ -463,7 +463,7 @@ def test_a_stopped_training_saves_first_and_loses_no_step(
         assert stopped.poll() is None, stopped.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)
-    time.sleep(1.5)
+    time.sleep(1)
     stopped.terminate()
     _, err = stopped.communicate(timeout=60)
     assert stopped.returncode == 143

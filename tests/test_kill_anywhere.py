@@ -1,6 +1,6 @@
 """``kill -9`` at random moments of a whole run, each started again: the same card, but for its date, every time.
 
-Five of them here; ``MODELDIFF_KILLS=30 pytest -m slow tests/test_kill_anywhere.py`` for more.
+Three of them here; ``MODELDIFF_KILLS=30 pytest -m slow tests/test_kill_anywhere.py`` for more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("MODELDIFF_KILLS", "5"))
+KILLS = int(os.environ.get("MODELDIFF_KILLS", "3"))
 
 
 @pytest.mark.slow
@@ -30,4 +30,4 @@ def test_a_run_killed_anywhere_gives_the_same_card(tmp_path: Path) -> None:
     assert [kill for kill in found["kills"] if not (kill["resumed"] and kill["same"])] == []
     assert [kill for kill in found["kills"] if kill["left"] or kill["broken"]] == []
     met = {kill["met"] for kill in found["kills"]}
-    assert len(met) >= min(4, KILLS // 2), met  # The kills did fall into different parts of the run.
+    assert len(met) >= min(4, KILLS // 3), met  # The kills did fall into different parts of the run.
