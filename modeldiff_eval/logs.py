@@ -82,6 +82,7 @@ def begin(show: Callable[[str], None] | None, log_json: str | None) -> None:
         if _is_json(handler):
             warned.addHandler(handler)
     own.setLevel(logging.INFO if log_json is not None else logging.WARNING)
+    logging.captureWarnings(False)  # Whoever has changed how warnings are shown since would be overlooked.
     logging.captureWarnings(log_json is not None)
 
 

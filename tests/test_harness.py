@@ -199,7 +199,8 @@ def task_with(**metadata: Any) -> harness.ModelDiffTask:
 def test_mistakes_are_found_before_anything_is_loaded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)  # lm-eval's command switches it off.
+    # lm-eval's own set-up, in whatever test ran before, silences loggers below its own.
+    monkeypatch.setattr(harness, "_log", logging.getLogger("test_harness"))
     with pytest.raises(UsageError, match="--metadata base_model=ID"):
         task_with(pretrained="org/tuned")
     with pytest.raises(UsageError, match="Did you mean 'base_model'"):
