@@ -25,6 +25,7 @@ from modeldiff_eval.records import (
     RankCorrelation,
     Record,
     Verdict,
+    problem_of,
 )
 from modeldiff_eval.resources import resource
 from modeldiff_eval.taxonomy import Taxonomy
@@ -85,10 +86,8 @@ def read_map(path: Path, taxonomy: Taxonomy) -> AgreementMap:
     try:
         found = AgreementMap.model_validate(read_yaml(path, "agreement map"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"{path}: {where}: {first['msg']}. A line reads: {{code: B, outside: german, language: de}}."
+            f"{path}: {problem_of(error)}. A line reads: {{code: B, outside: german, language: de}}."
         ) from error
     known, seen = _names(taxonomy), set[tuple[str, str]]()
     for pair in found.pairs:
@@ -124,14 +123,18 @@ def compare(
     """Every pair of the map for which there are latents and an outside measure.
 
     The latents' side is the share of specific latents; where no share is defined, the activation view takes its place. A benchmark
-    speaks by its headline metric, else its first. ``agrees`` is None unless both verdicts are "up" or "down".
+    speaks by its headline metric, else its first; one of which less is better is turned round.
+    ``agrees`` is None unless both verdicts are "up" or "down".
 
     Args:
         coverage: what the corpus holds; None where no corpus was read.
     """
     by_code = {row.code: row for row in rows}
     seen: dict[str, tuple[Kind, Verdict, float | None]] = {}
+    less: set[str] = set()
     for bench in sorted(benchmarks, key=lambda row: not row.headline):
+        if bench.task not in seen and bench.higher_is_better is False:
+            less.add(bench.task)
         seen.setdefault(bench.task, ("benchmarks", bench.verdict, bench.delta.value))
     for found in arena.rows if arena else ():
         name = ARENA_NAMES.get(found.category, found.category)
@@ -147,12 +150,13 @@ def compare(
         if pair.language is not None and languages is not None and pair.language not in languages:
             inside, value = "not covered", None
         kind, outside, delta = seen[name]
-        if pair.direction < 0:
+        turned = (pair.direction < 0) != (kind == "benchmarks" and name in less)
+        if turned:
             outside, delta = _OPPOSITE.get(outside, outside), None if delta is None else -delta
         clear = {inside, outside} <= {"up", "down"}
         row = AgreementRow(
             class_=pair.code, category_or_task=name, latent_verdict=inside, outside_verdict=outside,
-            agrees=inside == outside if clear else None, reversed=pair.direction < 0,
+            agrees=inside == outside if clear else None, reversed=turned,
         )  # fmt: skip
         out.append(Compared(row=row, kind=kind, inside=value, outside=delta))
     return out

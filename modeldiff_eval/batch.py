@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from modeldiff_eval.errors import SettingsError, UsageError, did_you_mean
-from modeldiff_eval.records import Record
+from modeldiff_eval.records import Record, problem_of
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import fingerprint
 from modeldiff_eval.yaml_file import read_yaml
@@ -91,9 +91,7 @@ def matrix_pairs(path: Path, flags: Mapping[str, Any]) -> list[Pair]:
     try:
         matrix = Matrix.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}. Write pairs as 'NAME: {{tuned: MODEL}}'.") from error
+        raise UsageError(f"{path}: {problem_of(error)}. Write pairs as 'NAME: {{tuned: MODEL}}'.") from error
     pairs = []
     for name, own in matrix.pairs.items():
         folder = _folder_name(name)

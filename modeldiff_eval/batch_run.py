@@ -65,10 +65,11 @@ def run_batch(
             reporter.note(progress_line(outcomes[name], len(outcomes), len(pairs)))
         ended = [outcomes[pair.name] for pair in pairs]
         done = {outcome.name: root / outcome.name for outcome in ended if outcome.state != "failed"}
+        notes: list[str] = []
         if is_url(out):
-            for name, folder in done.items():
-                fetch(f"{out}/{name}", folder)
-        files, notes = finish(done, root)
+            done = {name: folder for name, folder in done.items() if _here(out, name, folder, notes)}
+        files, more = finish(done, root)
+        notes += more
         report = Report(
             pairs=ended, files={name: path.relative_to(root).as_posix() for name, path in files.items()}, notes=notes
         )
@@ -113,6 +114,16 @@ def progress_line(outcome: Outcome, ended: int, total: int) -> str:
     """One line of a batch's progress."""
     said = {"done": "done", "kept": "was done before", "failed": f"failed: {outcome.error}"}[outcome.state]
     return f"[{ended}/{total}] {outcome.name}: {said} ({outcome.seconds:.0f} s)"
+
+
+def _here(out: str, name: str, folder: Path, notes: list[str]) -> bool:
+    """Bring a finished pair's tables here for the comparison; where that fails, a note says that it goes without the pair."""
+    try:
+        fetch(f"{out}/{name}", folder)
+    except ModelDiffError as error:
+        notes.append(f"{name} is left out of the comparison: {error}")
+        return False
+    return True
 
 
 def finish(done: dict[str, Path], root: Path) -> tuple[dict[str, Path], list[str]]:

@@ -34,6 +34,7 @@ def read_csv(path: Path, *, cluster_by: str | None = None) -> tuple[Samples, Sam
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EvidenceError(f"{path} cannot be read as CSV: {error}") from error
+    cluster_by = cluster_by.strip().lower() if cluster_by else None  # As the columns are read.
     wanted = [*NEEDED, *([cluster_by] if cluster_by else [])]
     if absent := [name for name in wanted if name not in columns]:
         raise EvidenceError(

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from modeldiff_eval.card_digest import Seal, seal_of
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.plain_json import read_json
-from modeldiff_eval.records import SCHEMA_VERSION, Card
+from modeldiff_eval.records import SCHEMA_VERSION, Card, problem_of
 
 
 class CardFile(NamedTuple):
@@ -53,8 +53,6 @@ def read_card_file(path: Path | str) -> CardFile:
     try:
         return CardFile(Card.model_validate(found), file, seal_of(found))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"{file} is not a card of schema version {SCHEMA_VERSION}: {where}: {first['msg']} ({error.error_count()} such places)."
+            f"{file} is not a card of schema version {SCHEMA_VERSION}: {problem_of(error)} ({error.error_count()} such places)."
         ) from error

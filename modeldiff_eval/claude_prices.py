@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from modeldiff_eval.ask import Usage
 from modeldiff_eval.errors import UsageError
-from modeldiff_eval.records import Record
+from modeldiff_eval.records import Record, problem_of
 from modeldiff_eval.resources import resource
 from modeldiff_eval.yaml_file import read_yaml
 
@@ -70,9 +70,7 @@ def price_table(path: Path | None = None) -> PriceTable:
     try:
         return PriceTable.model_validate(read_yaml(path, "price table"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: not a price table ({where}: {first['msg']}).") from error
+        raise UsageError(f"{path}: not a price table ({problem_of(error)}).") from error
 
 
 def model_facts(model: str) -> ModelFacts | None:

@@ -77,7 +77,7 @@ def run(
     layer: Annotated[
         int | None, typer.Option(help="Zero-based block to read.", show_default="20/42 of the depth")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, standard or paper.", show_default="quick")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast, quick, standard or paper.", show_default="quick")] = None,
     method: Annotated[
         str | None,
         typer.Option(

@@ -47,7 +47,7 @@ def train(
     layer: Annotated[
         int | None, typer.Option(help="Zero-based block to read.", show_default="20/42 of the depth")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, standard or paper.", show_default="quick")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast, quick, standard or paper.", show_default="quick")] = None,
     latents: Annotated[int | None, typer.Option(help="Size of the dictionary.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Active latents a token.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from modeldiff_eval.annotation import Evidence
 from modeldiff_eval.card_file import read_card
 from modeldiff_eval.errors import UsageError
-from modeldiff_eval.records import Card, Record
+from modeldiff_eval.records import Card, Record, problem_of
 from modeldiff_eval.review import evidence_of
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class Query(Record):
         try:
             return cls.model_validate({name: value for name, value in given.items() if name in cls.model_fields})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]}: {first['msg']}.") from error
+            raise UsageError(f"{problem_of(error)}.") from error
 
 
 @dataclass(frozen=True)

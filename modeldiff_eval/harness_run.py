@@ -21,6 +21,8 @@ _ELSEWHERE = {
     "tuned": "The tuned model is the one that lm-eval evaluates: --model_args pretrained=ID.",
     "tasks": "Benchmarks stand beside this task: --tasks modeldiff,arc_easy.",
     "task_limit": "lm-eval has --limit.",
+    "num_fewshot": "lm-eval has --num_fewshot.",
+    "cluster_by": "It belongs to saved results, which `modeldiff-eval --benchmarks` reads.",
     "benchmarks": "Saved results are read by `modeldiff-eval --benchmarks`.",
 }
 """Settings that are no metadata, and where what they do belongs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 Verdict = Literal["up", "down", "unclear", "not covered"]
 
@@ -20,6 +20,13 @@ class Record(BaseModel):
     """A frozen record that refuses unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def problem_of(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, as ``place.in.it: what``."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 class Estimate(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modeldiff_eval.records import ArenaRow, BenchmarkRow, Card, Verdict
+from modeldiff_eval.records import ArenaRow, BenchmarkRow, Card, ClassRow, Estimate, Verdict
 from modeldiff_eval.render_scale import Mark, Scale, scale
 from modeldiff_eval.render_text import interval, number
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range
@@ -43,17 +43,7 @@ def class_tile(card: Card, *, up: bool) -> Tile:
         word = "rose" if up else "fell"
         return Tile(label, None, "", f"No class {word}" if card.classes else "not listed", "", None)
     row = max(rows, key=lambda r: (r.diff.value or 0.0) * sign)
-    line = scale([r.diff for r in card.classes])
-    return Tile(
-        label,
-        number(row.diff.value, signed=True),
-        "points",
-        f"{row.code} {row.name}",
-        interval(row.diff),
-        row.verdict,
-        scale=line,
-        mark=line.mark(row.diff, row.verdict),
-    )
+    return _tile(label, row, row.diff, "points", row.verdict, scale([r.diff for r in card.classes]))
 
 
 def _activation_tile(card: Card, label: str, sign: int) -> Tile:
@@ -66,17 +56,13 @@ def _activation_tile(card: Card, label: str, sign: int) -> Tile:
         return Tile(label, None, "", f"No class's activation {'rose' if sign > 0 else 'fell'}", "", None)
     # A clear change comes before a larger one that numerical noise could make.
     row, best = max(found, key=lambda f: (f[1].verdict != "unclear", (f[1].change.value or 0.0) * sign))
-    line = scale([change.change for _, change in found])
-    return Tile(
-        label,
-        number(best.change.value, signed=True),
-        "% activation",
-        f"{row.code} {row.name}",
-        interval(best.change),
-        best.verdict,
-        scale=line,
-        mark=line.mark(best.change, best.verdict),
-    )
+    return _tile(label, row, best.change, "% activation", best.verdict, scale([change.change for _, change in found]))
+
+
+def _tile(label: str, row: ClassRow, value: Estimate, unit: str, verdict: Verdict, line: Scale) -> Tile:
+    shown = number(value.value, signed=True)
+    mark = line.mark(value, verdict)
+    return Tile(label, shown, unit, f"{row.code} {row.name}", interval(value), verdict, scale=line, mark=mark)
 
 
 def elo_row(card: Card) -> ArenaRow | None:
@@ -117,13 +103,23 @@ def lower_is_better(row: BenchmarkRow) -> bool:
     return any(f"_{word}_" in name for word in LOWER_IS_BETTER)
 
 
+def _fallen(row: BenchmarkRow) -> tuple[bool, float]:
+    value, low, high = row.delta.value or 0.0, row.delta.low, row.delta.high
+    if low is None or high is None or high <= low:
+        return True, value
+    return False, value / (high - low)
+
+
 def benchmark_tile(card: Card) -> Tile:
-    """The benchmark with the lowest delta, among metrics of which more is better."""
+    """The benchmark that fell most, among metrics of which more is better.
+
+    Units differ, so what is compared is the delta in widths of its interval; one without an interval comes only where none has one.
+    """
     known = [b for b in card.benchmarks if b.delta.value is not None]
     rows = [b for b in known if not lower_is_better(b)]
     if not rows:
         return Tile("Worst benchmark \u0394", None, "", "not measured", "", None)
-    row = min(rows, key=lambda b: b.delta.value or 0.0)
+    row = min(rows, key=_fallen)
     line = scale([row.delta])
     return Tile(
         "Worst benchmark \u0394",

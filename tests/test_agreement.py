@@ -110,6 +110,12 @@ def test_the_activation_view_takes_the_place_of_undefined_shares() -> None:
     assert compare(packaged(), [uncovered], arena=arena(math=(-5.0, "down")))[0].row.latent_verdict == "not covered"
 
 
+def test_a_metric_of_which_less_is_better_is_turned_round() -> None:
+    falls = benchmark("gsm8k", -0.2, "down").model_copy(update={"higher_is_better": False})
+    (found,) = compare(packaged(), [row("G", 1, "up")], benchmarks=[falls])
+    assert (found.row.outside_verdict, found.row.agrees, found.row.reversed, found.outside) == ("up", True, True, 0.2)
+
+
 def test_only_the_first_metric_of_a_task_speaks() -> None:
     rows = [benchmark("mdx_format", 0.2, "up"), benchmark("mdx_format", -0.2, "down")]
     (found,) = compare(packaged(), [row("E", 1, "up")], benchmarks=rows)
