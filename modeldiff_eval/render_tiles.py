@@ -117,6 +117,7 @@ def benchmark_tile(card: Card) -> Tile:
     """
     known = [b for b in card.benchmarks if b.delta.value is not None]
     rows = [b for b in known if not lower_is_better(b)]
+    rows = [b for b in rows if b.headline] or rows  # A task's other metrics say the same again.
     if not rows:
         return Tile("Worst benchmark \u0394", None, "", "not measured", "", None)
     row = min(rows, key=_fallen)

@@ -249,6 +249,16 @@ def test_a_whole_batch_holds_the_cache_and_uploads_no_lock(bucket: str, tmp_path
     assert fsspec.filesystem("memory").find("/bucket/batch") == ["/bucket/batch/compare.json"]
 
 
+def test_a_pair_that_cannot_be_fetched_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str, folder: Path) -> bool:
+        raise OutputError(f"{url} cannot be read.")
+
+    monkeypatch.setattr(batch_run, "fetch", fail)
+    notes: list[str] = []
+    assert not batch_run._here("memory://x", "simpo", tmp_path, notes)
+    assert notes == ["simpo is left out of the comparison: memory://x/simpo cannot be read."]
+
+
 def test_pages_that_cannot_be_made_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = pytest.importorskip("modeldiff_eval.comparison")
     leaderboard = pytest.importorskip("modeldiff_eval.leaderboard")

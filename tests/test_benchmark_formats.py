@@ -59,6 +59,10 @@ def test_a_csv_may_name_metrics_filters_and_clusters(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert any("Fewer than 20 clusters" in caveat for caveat in caveats)
     assert any("over clusters" in caveat for caveat in caveats)
+    named, _ = compare(
+        *read_pair(path, base="x", tuned="y", cluster_by="Cluster"), draws=300, rng=np.random.default_rng(0)
+    )
+    assert [row.clusters for row in named] == [2, 2], "a column is found as it is written"
 
 
 def test_a_document_without_a_score_is_left_out_of_both_and_counted(tmp_path: Path) -> None:

@@ -21,4 +21,6 @@ def test_the_worst_benchmark_is_the_one_that_fell_most_by_its_own_interval() -> 
     rows = [fallen("elo", -2.0, 25.0), fallen("acc", -0.03, 0.01), fallen("alone", -40.0, None)]
     card = full_card().model_copy(update={"benchmarks": rows})
     assert benchmark_tile(card).name == "acc · score"
+    first = [rows[0].model_copy(update={"headline": True}), *rows[1:]]
+    assert benchmark_tile(card.model_copy(update={"benchmarks": first})).name == "elo · score"
     assert benchmark_tile(card.model_copy(update={"benchmarks": rows[2:]})).name == "alone · score"
