@@ -20,7 +20,6 @@ from modeldiff_eval.records import Card, Gate, GateVerdict, Rule
 from modeldiff_eval.render_text import visible
 
 _WORST: tuple[GateVerdict, ...] = ("fail", "inconclusive", "pass")
-INCONCLUSIVE = 4
 
 
 def check_card(
