@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -46,15 +45,6 @@ def test_never_a_passage_on_which_the_latent_fires() -> None:
         assert near[places[row]].tolist() == sorted(near, reverse=True)[:6]
     nowhere = hard_negatives(centres[:2], vectors, np.zeros((2, 300), dtype=bool), np.arange(300), 6)
     assert (nowhere == -1).all()
-
-
-def test_a_thousand_latents_in_a_second_or_two() -> None:
-    rng = np.random.default_rng(0)
-    vectors, centres = (rng.normal(size=(n, 384)).astype(np.float32) for n in (2000, 1000))
-    silent = rng.random((1000, 2000)) < 0.9
-    start = time.perf_counter()
-    hard_negatives(centres, vectors, silent, np.arange(2000), 9)
-    assert time.perf_counter() - start < 5
 
 
 def test_without_the_encoder_tf_idf_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
