@@ -18,7 +18,7 @@ from modeldiff_eval.yaml_file import read_yaml
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAKEN = frozenset({"cache", "compare", "comparison", "leaderboard", "index", "shared", "cards"})
 """Stems of what a batch itself writes beside its pairs."""
-_TEXT = ("base", "text_from", "rollouts", "rollout_tokens", "seed", "trust_remote_code", "device", "dtype")
+_TEXT = ("base", "text_from", "answers", "rollouts", "rollout_tokens", "seed", "trust_remote_code", "device", "dtype")
 _OWN = (
     "tuned", "title", "arena", "arena_style", "arena_snapshot", "arena_names", "agreement", "benchmarks", "log_to",
     "annotator", "annotator_model", "max_cost", "batches", "repeats",

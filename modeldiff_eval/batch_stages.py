@@ -68,7 +68,8 @@ def write_text(pairs: tuple[Pair, ...], cache: Path, *, reporter: Reporter | Non
     """The answers of base and of every tuned model to the same prompts, in one file of the cache.
 
     With the answers of its own two models alone each pair would have another text, and nothing could be shared or compared.
-    A model that cannot be asked is named in ``broken``; the others' text goes without its answers.
+    A model that cannot be asked is named in ``broken``; the others' text goes without its answers. What a file of ``answers``
+    holds stands after them, as it does for one pair.
     """
     reporter, broken = reporter or Reporter(), dict[str, str]()
     writer = _writer(pairs, cache)
@@ -87,6 +88,11 @@ def write_text(pairs: tuple[Pair, ...], cache: Path, *, reporter: Reporter | Non
     if not documents:
         return Text(text_from=writer, broken=broken)
     rows = [_row(document) for key in sorted(documents) for document in documents[key]]
+    if own := pairs[0].settings.answers:
+        try:
+            rows += [_row(document) for document in ws.read_answers(own, pairs[0].settings.seed)]
+        except Exception as error:
+            return Text(text_from=writer, broken=dict.fromkeys((pair.name for pair in pairs), explain(error)))
     folder = cache / "rollouts" / f"batch-{fingerprint(rows)}"
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     once(folder, lambda partial: _written(partial / "answers.jsonl", lines))
@@ -210,8 +216,10 @@ def _signed(documents: list[Document], key: str, source: str) -> list[Document]:
 
 def _row(document: Document) -> dict[str, Any]:
     """A document as a line of a corpus file holds it."""
-    messages = [{"role": role, "content": content} for role, content in document.messages or ()]
-    return {**document.model_dump(exclude={"text", "messages"}, exclude_none=True), "messages": messages}
+    row = document.model_dump(exclude={"messages"}, exclude_none=True)
+    if document.messages is not None:
+        row["messages"] = [{"role": role, "content": content} for role, content in document.messages]
+    return row
 
 
 def _written(path: Path, text: str) -> None:

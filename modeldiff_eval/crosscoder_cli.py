@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modeldiff_eval.cli_options import LogJson, go_offline, speak
 from modeldiff_eval.errors import CrosscoderError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts, or the plan, as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the path.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own messages.")] = False,
+    log_json: LogJson = None,
 ) -> None:
     """Train the crosscoder of a pair, without the rest of a comparison; give it to one with --crosscoder.
 
@@ -112,25 +114,28 @@ def train(
         "trust_remote_code": trust_remote_code or None, "log_to": tuple(log_to or ()) or None,
     }  # fmt: skip
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ.setdefault("WANDB_MODE", "offline")
-    if quiet:
-        os.environ.setdefault("WANDB_SILENT", "true")
-    if not verbose:
-        from modeldiff_eval.terminal import hush
-
-        hush()  # Before the libraries are imported: they look once.
-    from modeldiff_eval.crosscoder_train import print_plan, train_command
-
+        go_offline()
     if dry_run:
+        if not verbose:
+            from modeldiff_eval.terminal import hush
+
+            hush()
+        from modeldiff_eval.crosscoder_train import print_plan
+
         if not print_plan(make_settings(flags, config=config, stand_in=PAPER_MODEL)[0], plan_ranks, as_json=as_json):
             raise typer.Exit(2)
         return
     settings, _ = make_settings(flags, config=config)
     if out is None:
         raise UsageError("--out is missing: name the folder that the crosscoder goes to.")
+    leader = os.environ.get("RANK", "0") == "0"
+    reporter = speak(
+        f"crosscoder of {settings.base} and {settings.tuned}", quiet=quiet or not leader, verbose=verbose, log_json=log_json if leader else None,
+    )  # fmt: skip
+    from modeldiff_eval.crosscoder_train import train_command  # After speak: the libraries look at its variables once.
+
     train_command(
-        settings, out, no_cache=no_cache, checkpoint_minutes=checkpoint_minutes, force=force, as_json=as_json, quiet=quiet,
+        settings, out, reporter=reporter, no_cache=no_cache, checkpoint_minutes=checkpoint_minutes, force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
 
 

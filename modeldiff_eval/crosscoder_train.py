@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from modeldiff_eval import fit
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.crosscoder_info import describe
@@ -20,7 +18,6 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.ranks import Ranks
 from modeldiff_eval.settings import Settings, command_line
 from modeldiff_eval.store import cache_dir, partial_of, require_writable
-from modeldiff_eval.terminal import TerminalReporter
 from modeldiff_eval.trackers import require as require_trackers
 
 PAIR = ("base", "tuned")
@@ -130,6 +127,7 @@ def train_command(
     settings: Settings,
     out: Path,
     *,
+    reporter: Reporter,
     no_cache: bool,
     checkpoint_minutes: float | None,
     force: bool,
@@ -144,7 +142,7 @@ def train_command(
         settings,
         out,
         cache=Path(f"{out}.cache") if no_cache else cache_dir(),
-        reporter=Reporter() if quiet or not ranks.leader else TerminalReporter(Console(stderr=True)),
+        reporter=reporter,
         ranks=ranks,
         checkpoint_minutes=checkpoint_minutes,
         force=force,

@@ -237,7 +237,7 @@ def gather_text(work: Workspace) -> corpora.TokenCorpus:
         for role in ("base", "tuned"):
             extra += answers_of(work, role)
     if settings.answers:
-        extra += _read_answers(settings.answers, settings.seed)
+        extra += read_answers(settings.answers, settings.seed)
     with work.reporter.task("Tokenising the corpus"):
         corpus = corpora.tokenise(
             settings.corpus,
@@ -254,7 +254,7 @@ def gather_text(work: Workspace) -> corpora.TokenCorpus:
     return corpus
 
 
-def _read_answers(file: str, seed: int) -> list[corpora.Document]:
+def read_answers(file: str, seed: int) -> list[corpora.Document]:
     """Answers that were made before. Equal ones of two models both stay, as they do when they are made here."""
     report = corpora.ReadReport()
     documents = list(read_source(file, report, seed=seed))

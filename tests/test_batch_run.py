@@ -16,7 +16,7 @@ from tiny_run import Recorder
 from modeldiff_eval import activations, batch_run, fit
 from modeldiff_eval.batch import Pair, named_pairs
 from modeldiff_eval.batch_run import Report, run_batch
-from modeldiff_eval.batch_stages import Outcome
+from modeldiff_eval.batch_stages import Outcome, write_text
 from modeldiff_eval.errors import ModelDiffError, OutputError
 from modeldiff_eval.executor import Local
 from modeldiff_eval.locks import alone_in, clearing
@@ -186,6 +186,21 @@ def test_a_model_that_cannot_be_asked_is_left_out_of_the_text(
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
     assert Counter(row["source"] for row in rows) == {"answers of base": 4, "answers of dpo": 4}
     assert len({row["group"] for row in rows}) == 4
+
+
+def test_a_file_of_answers_joins_those_of_the_models(
+    tuned: dict[str, Path], flags: dict[str, Any], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.jsonl"
+    chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well met"}]}
+    own.write_text("".join(json.dumps(row) + "\n" for row in (chat, {"text": "a plain page"})))
+    pairs = tuple(make({"dpo": tuned["dpo"]}, flags, anchor=None, answers=str(own)))
+    text = write_text(pairs, tmp_path / "cache")
+    rows = [json.loads(line) for line in Path(str(text.answers)).read_text().splitlines()]
+    assert [row["source"] for row in rows[:8]].count("answers of base") == 4
+    assert [row.get("messages", row.get("text")) for row in rows[8:]] == [chat["messages"], "a plain page"]
+    own.unlink()
+    assert "own.jsonl" in write_text(pairs, tmp_path / "cache").broken["dpo"]
 
 
 def test_an_error_nobody_foresaw_is_one_pairs_and_leaves_a_traceback(

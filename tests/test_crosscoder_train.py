@@ -195,6 +195,13 @@ def test_an_own_cache_lies_beside_the_folder(fitted: Run, fresh: Path) -> None:
     assert not fresh.exists()
 
 
+def test_its_log_has_the_training(fitted: Run, fresh: Path) -> None:
+    assert fitted("--out", "cc", "-q", "--log-json", "log.jsonl") == (0, "cc\n", "")
+    found = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    ended = [line["task"] for line in found if line["event"] == "task ended"]
+    assert "Training the crosscoder (base, tuned)" in ended
+
+
 def test_an_interrupted_training_goes_on(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
