@@ -47,15 +47,21 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, url: str | None = None) -> Iterator[None]:
     """Hold ``folder``, which is made if it is not there, for this run, or refuse.
+
+    Args:
+        url: the address, without keys, whose files are brought to ``folder`` and taken from it. It is held beside what a run
+            in ``folder`` holds, against other processes of this machine alone.
 
     Raises:
         OutputError: another run is at work there, or the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    refusal = f"Another run is writing to {folder}: {{}}. Wait for it, or choose another folder with --out."
-    with _or_refuse(folder / RUNNING, refusal):
+    held = folder.with_name(folder.name + RUNNING) if url else folder / RUNNING
+    place = (url or str(folder)).replace("{", "{{").replace("}", "}}")
+    refusal = f"Another run is writing to {place}: {{}}. Wait for it, or choose another folder with --out."
+    with _or_refuse(held, refusal):
         yield
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modeldiff_eval.errors import MissingDependencyError, OutputError, UsageError, did_you_mean
-from modeldiff_eval.locks import IN_USE, RUNNING
+from modeldiff_eval.locks import IN_USE, RUNNING, alone_in
 from modeldiff_eval.redact import redact
 from modeldiff_eval.store import PARTIAL, fingerprint, require_writable
 
@@ -43,11 +43,12 @@ def working_folder(url: str, folder: Path) -> Iterator[Path]:
     Raises:
         UsageError: fsspec knows no such protocol.
         MissingDependencyError: the protocol's library is not installed.
-        OutputError: nothing can be read or written there.
+        OutputError: nothing can be read or written there, or another process of this machine is at work on it.
     """
-    fetch(url, require_writable(folder))
-    yield folder
-    upload(folder, url)
+    with alone_in(require_writable(folder), url=redact(url)):
+        fetch(url, folder)
+        yield folder
+        upload(folder, url)
 
 
 def fetch(url: str, folder: Path) -> bool:
@@ -114,8 +115,8 @@ def upload(folder: Path, url: str, *, marker: str = MARKER, leave: Collection[st
 
 def _belongs(file: Path, leave: Collection[str]) -> bool:
     """No locks, no unfinished files, and no cache that a run keeps inside its folder."""
-    unfinished = any(part.endswith((PARTIAL, ".lock")) for part in file.parts)
-    return not unfinished and file.name not in (RUNNING, IN_USE) and file.parts[0] not in {"cache", *leave}
+    unfinished = any(part.endswith((PARTIAL, ".lock", RUNNING)) for part in file.parts)
+    return not unfinished and file.name != IN_USE and file.parts[0] not in {"cache", *leave}
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -137,3 +137,15 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with alone_in(tmp_path / "out"), alone_in(tmp_path / "other"):
         pass
+
+
+def test_a_url_is_held_while_its_files_come_and_go(memory: Any, tmp_path: Path) -> None:
+    url, folder = "memory://bucket/run", tmp_path / "work"
+    with (
+        remote.working_folder(url, folder),
+        alone_in(folder),  # what the run in it holds
+        pytest.raises(OutputError, match=r"Another run is writing to memory://bucket/run: process \d+"),
+        remote.working_folder(url, folder),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
