@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.remote import fetch, is_url, local_folder, upload
 from modeldiff_eval.store import require_writable, write_json
+
+log = logging.getLogger(__name__)
 
 REPORT = "compare.json"
 
@@ -142,12 +145,20 @@ def finish(done: dict[str, Path], root: Path) -> tuple[dict[str, Path], list[str
         try:
             pages = render_comparison(compare_runs(done), root)
             files |= {f"comparison {name}": path for name, path in pages.items()}
-        except ModelDiffError as error:
-            notes.append(f"No comparison page: {error}")
+        except Exception as error:
+            notes.append(f"No comparison page: {_why(error)}")
     if done:
         try:
             made = write_leaderboard([folder / "card.json" for folder in done.values()], root / "leaderboard")
             files |= {f"leaderboard {name}": path for name, path in made.items()}
-        except ModelDiffError as error:
-            notes.append(f"No leaderboard: {error}")
+        except Exception as error:
+            notes.append(f"No leaderboard: {_why(error)}")
     return files, notes
+
+
+def _why(error: Exception) -> str:
+    """An error of the pages, which must not take the finished pairs' report with it; one nobody foresaw goes to the log whole."""
+    if isinstance(error, ModelDiffError):
+        return str(error)
+    log.warning("A page of the batch could not be made.", exc_info=error)
+    return f"{type(error).__name__}: {error}"

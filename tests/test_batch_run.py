@@ -281,10 +281,13 @@ def test_pages_that_cannot_be_made_are_named(tmp_path: Path, monkeypatch: pytest
     def fail(*_: Any, **__: Any) -> Any:
         raise ModelDiffError("not today.")
 
-    monkeypatch.setattr(comparison, "compare_runs", fail)
+    def break_down(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("by hand")
+
+    monkeypatch.setattr(comparison, "compare_runs", break_down)
     monkeypatch.setattr(leaderboard, "write_leaderboard", fail)
     files, notes = batch_run.finish({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path)
-    assert (files, notes) == ({}, ["No comparison page: not today.", "No leaderboard: not today."])
+    assert (files, notes) == ({}, ["No comparison page: ZeroDivisionError: by hand", "No leaderboard: not today."])
     assert Report(pairs=[], notes=notes).exit_code == 3
     assert batch_run.finish({}, tmp_path) == ({}, [])
 
