@@ -173,12 +173,18 @@ def _outside(card: Card) -> str:
                 number(row.n, 0),
                 f"{benchmark_delta(row)} ({benchmark_range(row)}"
                 + (")" if row.delta.level == 0.95 else f", {percent(row.delta.level, 0)})"),
+                "not listed"
+                if row.wins is None or row.losses is None
+                else " / ".join(
+                    "\u2013" if count is None else number(count, 0) for count in (row.wins, row.losses, row.ties)
+                ),
                 p_value(row.p_adjusted),
                 VERDICT_TEXT[row.verdict],
             )
             for row in card.benchmarks[:100]
         ]
-        blocks.append(_table(("Benchmark", "n", "\u0394 (95 %)", "p adj.", "Verdict"), bench))
+        header = ("Benchmark", "n", "\u0394 (95 %)", "Tuned higher / lower / equal", "p adj.", "Verdict")
+        blocks.append(_table(header, bench))
     return "\n\n".join(blocks)
 
 
