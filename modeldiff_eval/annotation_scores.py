@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +29,7 @@ KAPPA_DRAWS = 1000
 _PICKS = 64
 Level = Literal["classes", "categories"]
 Code = str | None
+Array = NDArray[np.float64]
 
 
 def at_level(code: Code, level: Level) -> Code:
@@ -55,11 +56,15 @@ def fleiss(
         for code in row:
             table[i, names[code]] += 1
 
-    def value(part: NDArray[np.int64]) -> float:
+    def point() -> float:
         from statsmodels.stats.inter_rater import fleiss_kappa
 
         with np.errstate(invalid="ignore", divide="ignore"):
-            return float(fleiss_kappa(table[part]))
+            return float(fleiss_kappa(table))
+
+    def over(times: Array) -> Array:
+        agreed = times @ ((table**2).sum(axis=1) - raters) / (len(rows) * raters * (raters - 1))
+        return _above_chance(agreed, ((times @ table / (len(rows) * raters)) ** 2).sum(axis=1))
 
     usable = len(rows) if raters > 1 else 0
     return Kappa(
@@ -69,7 +74,7 @@ def fleiss(
         raters=raters,
         latents=len(rows),
         agree=float((table.max(axis=1) == raters).mean()) if usable else None,
-        value=_bootstrapped(value, usable, draws=draws, rng=rng),
+        value=_bootstrapped(point, over, usable, draws=draws, rng=rng),
     )
 
 
@@ -91,12 +96,17 @@ def cohen(
     names = {name: i for i, name in enumerate(sorted({code for pair in pairs for code in pair}))}
     a, b = (np.array([names[pair[i]] for pair in pairs], dtype=np.int64) for i in (0, 1))
 
-    def value(part: NDArray[np.int64]) -> float:
+    def point() -> float:
         from sklearn.metrics import cohen_kappa_score
 
         with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
             warnings.simplefilter("ignore")  # One label only: κ is 0/0, which is NaN here.
-            return float(cohen_kappa_score(a[part], b[part]))
+            return float(cohen_kappa_score(a, b))
+
+    def over(times: Array) -> Array:
+        each = np.eye(len(names))
+        chance = ((times @ each[a]) * (times @ each[b])).sum(axis=1) / len(pairs) ** 2
+        return _above_chance(times @ (a == b) / len(pairs), chance)
 
     return Kappa(
         of=of,
@@ -105,20 +115,34 @@ def cohen(
         raters=2,
         latents=len(pairs),
         agree=float((a == b).mean()) if pairs else None,
-        value=_bootstrapped(value, len(pairs), draws=draws, rng=rng),
+        value=_bootstrapped(point, over, len(pairs), draws=draws, rng=rng),
     )
 
 
-def _bootstrapped(value: object, n: int, *, draws: int, rng: np.random.Generator) -> Estimate:
-    """Value and percentile interval over latents; null where it is undefined (all in one category, or too few latents)."""
-    if n < LEAST_LATENTS or not callable(value):
+def _above_chance(agreed: Array, chance: Array) -> Array:
+    """κ from shares of agreement; NaN where chance alone agrees always (one category only)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (agreed - chance) / (1 - chance)
+
+
+def _bootstrapped(
+    point: Callable[[], float], over: Callable[[Array], Array], n: int, *, draws: int, rng: np.random.Generator
+) -> Estimate:
+    """Value and percentile interval over latents; null where it is undefined (all in one category, or too few latents).
+
+    Args:
+        point: the library's κ of all latents.
+        over: the same of resamples, from how often each latent is in each of them [draws, n] to [draws]: the library's functions
+            take one resample a call, which is a thousand times their checks.
+    """
+    if n < LEAST_LATENTS:
         return estimate(math.nan, math.nan, math.nan)
-    point = float(value(np.arange(n)))
-    drawn = np.array([value(rng.integers(n, size=n)) for _ in range(draws)])
-    if not math.isfinite(point) or np.isnan(drawn).mean() > 0.025:
-        return estimate(point, math.nan, math.nan)
+    value = point()
+    drawn = over(np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)], dtype=np.float64))
+    if not math.isfinite(value) or np.isnan(drawn).mean() > 0.025:
+        return estimate(value, math.nan, math.nan)
     low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return estimate(point, min(float(low), point), max(float(high), point))
+    return estimate(value, min(float(low), value), max(float(high), value))
 
 
 def halves(evidence: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:

@@ -150,7 +150,15 @@ def run(tmp_path: Path, shared: Path, options: dict[str, Any]) -> Callable[..., 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Timings without pytest-benchmark's fixture stay out of the suite too: they need a machine of their own."""
+    """The longest files first, so that none is left over for one worker at the end; timings only where they are asked for.
+
+    Timings without pytest-benchmark's fixture stay out of the suite too: they need a machine of their own.
+    """
+    longest: dict[Path, float] = {}
+    for item in items:
+        slow = item.get_closest_marker("slow")
+        longest[item.path] = longest.get(item.path, 0.0) + (slow.kwargs.get("minutes", 0.0) if slow else 0.0)
+    items.sort(key=lambda item: -longest[item.path])
     if not config.getoption("benchmark_skip"):
         return
     for item in items:

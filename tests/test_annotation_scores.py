@@ -95,6 +95,25 @@ def test_kappa_is_null_and_not_zero_where_it_is_undefined(first: list[Code], sec
     assert many.value.value is None
 
 
+def test_the_intervals_are_those_of_the_libraries_resample_by_resample() -> None:
+    from sklearn.metrics import cohen_kappa_score
+    from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
+
+    rng = np.random.default_rng(4)
+    answers = rng.choice(["A.1", "B.2", "C.1"], (40, 1))
+    rows = np.where(rng.random((40, 3)) < 0.6, answers, rng.choice(["A.1", "B.2", "D.4"], (40, 3)))
+    table, codes = aggregate_raters(rows)[0], np.unique(rows, return_inverse=True)[1].reshape(40, 3)
+    own = _rng()
+    parts = [own.integers(40, size=40) for _ in range(150)]
+    by_two = [cohen_kappa_score(codes[part, 0], codes[part, 1]) for part in parts]
+    by_all = [fleiss_kappa(table[part]) for part in parts]
+    two = cohen(rows[:, 0].tolist(), rows[:, 1].tolist(), of="x", level="categories", rng=_rng(), draws=150)
+    every = fleiss(rows.tolist(), of="x", level="categories", rng=_rng(), draws=150)
+    for found, drawn in ((two, by_two), (every, by_all)):
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        assert (found.value.low, found.value.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+
+
 def test_halves_are_disjoint_and_even() -> None:
     examples = [Excerpt(text=str(i), tokens=[], activations=[], document=str(i)) for i in range(7)]
     first, second = halves([Evidence(latent=3, examples=examples)])

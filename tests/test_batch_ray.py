@@ -141,7 +141,7 @@ class Killer(threading.Thread):
             time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_a_worker_killed_in_mid_stage_is_replaced_and_goes_on_from_the_cache(
     base_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_local: Callable[..., Any]
 ) -> None:

@@ -116,7 +116,7 @@ def test_equal_seeds_give_equal_numbers() -> None:
     assert one.delta.low != other.delta.low
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=0.5)
 @pytest.mark.parametrize(("prompts", "taste"), [(None, 0.0), (150, 0.7)])
 def test_intervals_hold_the_truth_95_times_in_100(prompts: int | None, taste: float) -> None:
     runs = 600

@@ -437,11 +437,11 @@ def until_saved(cache: Path, processes: list[subprocess.Popen[str]]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_killed_training_gives_the_same_weights_bitwise(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path
 ) -> None:
-    more = ("--stream", "--steps", "1500", "--checkpoint-minutes", "0")
+    more = ("--stream", "--steps", "500", "--checkpoint-minutes", "0")
     whole = words_of(base_model, tuned_model, text, tmp_path / "whole", *more)
     subprocess.run([sys.executable, *whole], env=environ(tmp_path / "one"), check=True, capture_output=True)
     words = words_of(base_model, tuned_model, text, tmp_path / "cut", *more)
@@ -456,11 +456,11 @@ def test_a_killed_training_gives_the_same_weights_bitwise(
     assert [json.loads(line)["step"] for line in lines] == sorted({json.loads(line)["step"] for line in lines})
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_stopped_training_saves_first_and_loses_no_step(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path
 ) -> None:
-    more = ("--steps", "3000", "--checkpoint-minutes", "1000")
+    more = ("--steps", "1500", "--checkpoint-minutes", "1000")
     words = words_of(base_model, tuned_model, text, tmp_path / "cut", *more)
     stopped = subprocess.Popen(
         [sys.executable, *words], env=environ(tmp_path / "two"), stderr=subprocess.PIPE, text=True
@@ -484,7 +484,7 @@ def test_a_stopped_training_saves_first_and_loses_no_step(
     assert same(tmp_path / "cut", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=0.5)
 @pytest.mark.parametrize("how", ["--no-stream", "--stream"])
 def test_two_processes_give_the_result_of_one(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path, how: str
@@ -505,11 +505,11 @@ def test_two_processes_give_the_result_of_one(
     assert len([path for path in (tmp_path / "two" / "crosscoders").iterdir() if path.is_dir()]) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_dead_process_stops_the_other_by_name_and_the_command_resumes(
     base_model: Path, tuned_model: Path, text: Path, tmp_path: Path
 ) -> None:
-    more = ("--stream", "--steps", "600", "--checkpoint-minutes", "0")
+    more = ("--stream", "--steps", "200", "--checkpoint-minutes", "0")
 
     def start(name: str) -> list[subprocess.Popen[str]]:
         words = words_of(base_model, tuned_model, text, tmp_path / name, *more)

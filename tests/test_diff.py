@@ -259,7 +259,7 @@ def test_an_anchored_run_reuses_the_shared_crosscoder(
     assert but_for_created(second.card) == but_for_created(card)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=0.5)
 def test_two_anchored_runs_train_the_shared_crosscoder_once(
     run: Runner, base_model: Path, tuned_model: Path, merged_model: Path, tmp_path: Path
 ) -> None:
@@ -436,7 +436,7 @@ def test_unknown_options_are_refused(base_model: Path) -> None:
         diff(str(base_model), str(base_model), latent=5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=0.5)
 def test_everything_real(
     base_model: Path, tuned_model: Path, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,7 @@ def command(*arguments: str, folder: Path, program: str = "modeldiff_eval.cli") 
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_the_command_line(
     base_model: Path, tuned_model: Path, adapter: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -224,13 +224,11 @@ def test_the_command_line(
     assert read_card(tmp_path / "peft").models.tuned.adapter == adapter.name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_the_command_reports_errors_in_one_line(tuned_model: Path, tmp_path: Path) -> None:
     model = ("--model", "hf", "--model_args", f"pretrained={tuned_model}", "--device", "cpu", "--tasks", "modeldiff")
     for arguments, code, text in (
         ((*model,), 2, "error: The task modeldiff needs its base"),
-        ((*model, "--metadata", "base_modle=x"), 2, "Did you mean 'base_model'"),
-        ((*model, "--metadata", "card=nowhere.json"), 2, "There is no card at nowhere.json"),
         (("--model", "dummy", "--tasks", "modeldiff", "--metadata", "base_model=x"), 2, "DummyLM does not allow"),
     ):
         failed = command(*arguments, folder=tmp_path)

@@ -16,7 +16,7 @@ import pytest
 KILLS = int(os.environ.get("MODELDIFF_KILLS", "3"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_a_run_killed_anywhere_gives_the_same_card(tmp_path: Path) -> None:
     here = Path(__file__).resolve().parent
     path = os.pathsep.join([str(here.parent), str(here)])

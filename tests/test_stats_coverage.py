@@ -104,7 +104,7 @@ def test_false_verdicts_quick() -> None:
     assert rates.diff.mean() >= 93
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=0.5)
 @pytest.mark.parametrize(
     ("name", "tuned", "kind"),
     [
@@ -117,7 +117,7 @@ def test_false_verdicts_quick() -> None:
     ],
 )
 def test_class_coverage(name: str, tuned: np.ndarray, kind: Families) -> None:
-    rates = simulate(CLASSES, tuned, (112, 89), reps=2000, draws=2000, seed=13, kind=kind)
+    rates = simulate(CLASSES, tuned, (112, 89), reps=1000, draws=2000, seed=13, kind=kind)
     print(f"\n{name}: {rates}")
     assert 93 <= rates.diff.mean() <= 97
     assert rates.diff.min() >= 92
@@ -128,10 +128,10 @@ def test_class_coverage(name: str, tuned: np.ndarray, kind: Families) -> None:
         assert rates.false_verdict <= 5.5
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 @pytest.mark.parametrize("kind", [Families(), Families(stop=0.5, same=0.9)])
 def test_category_coverage(kind: Families) -> None:
-    rates = simulate(CATEGORIES, CATEGORIES, (112, 89), reps=1500, draws=2000, seed=14, kind=kind)
+    rates = simulate(CATEGORIES, CATEGORIES, (112, 89), reps=750, draws=2000, seed=14, kind=kind)
     print(f"\n30 categories, {kind}: {rates}")
     assert rates.diff.min() >= 93
     assert rates.joint >= 93.5

@@ -164,7 +164,7 @@ def test_refusal_margin_is_the_difference_of_mean_log_likelihoods() -> None:
     assert UTILS.score_refusal({**harmful, "harmful": 0}, results) == {"acc": 1.0, "margin": 2.0}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=0.7)
 def test_stock_lm_eval_runs_a_packaged_task(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
