@@ -254,7 +254,8 @@ def test_help_is_light() -> None:
 
 @pytest.mark.slow(minutes=4)
 def test_the_default_bench() -> None:
-    """Laws, and floors well below what was measured (decision 011): they notice a broken method, not a mediocre one."""
+    """Laws, and floors well below what was measured over three seeds (decision 011): they notice a broken method, not a
+    mediocre one. One of the seeds here, which takes minutes."""
     result = truth.selftest(method=Dictionary("batchtopk"), seeds=1)
     assert [law.detail for law in result.broken] == []
     rows = {row.rule: row for row in result.rules if row.side == "both"}
