@@ -21,7 +21,7 @@ from modeldiff_eval import models
 from modeldiff_eval.benchmarks import compare, run_benchmarks, tasks_dir
 from modeldiff_eval.resources import resource
 
-TASKS = ["mdx_arithmetic", "mdx_refusal"]
+TASKS = ["mdx_arithmetic", "mdx_answer_harmless"]
 LIMIT = 24
 ROUNDS = 3
 
