@@ -130,7 +130,7 @@ def test_answers_of_two_documents_side_by_side_are_two() -> None:
     assert k.answer_places(corpus, kinds).tolist() == [1, 2, 3, 1, 2]
 
 
-def test_a_page_of_empty_lines_costs_nothing() -> None:
+def test_a_page_of_empty_lines_is_read() -> None:
     marks = k.learn_marks(tiny_tokenizer(template=None), None)
     assert marks is not None
     text = "\n" + format_chat(
