@@ -68,16 +68,21 @@ def _candidates(name: str, values: Sequence[Any]) -> list[Callable[[Sequence[Any
     }
     if name in known:
         return [known[name]]
-    if all(isinstance(value, float) for value in values):
+    if _floats(values):
         return [_mean]
     return [_pooled_mean]
 
 
 def _scalars(values: Sequence[Any]) -> FloatArray | None:
     """[documents] when every value is a finite number."""
-    if not values or not all(isinstance(value, float) and math.isfinite(value) for value in values):
+    if not values or not _floats(values):
         return None
-    return np.asarray(values, dtype=np.float64)
+    numbers = np.asarray(values, dtype=np.float64)
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def _floats(values: Sequence[Any]) -> bool:
+    return all(issubclass(kind, float) for kind in set(map(type, values)))
 
 
 def _pairs(values: Sequence[Any]) -> FloatArray | None:

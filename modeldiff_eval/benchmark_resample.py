@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 from modeldiff_eval.benchmark_metrics import Additive
 from modeldiff_eval.benchmark_weights import COINS, EXPONENTIAL, TWO_POINT, weighted_sums
@@ -96,9 +96,10 @@ def resample(contests: Sequence[Contest], *, draws: int, rng: np.random.Generato
     exact = [_exact_p(one) for one in contests]
     swapped = iter(_nulls([one for one, p in zip(contests, exact, strict=True) if p is None], draws, swap_rng))
     spreads = _spreads(contests, draws, weight_rng)
+    values = [one.value() for one in contests]
     return [
-        _outcome(one, spread, _swap_p(one, next(swapped)) if p is None else p)
-        for one, spread, p in zip(contests, spreads, exact, strict=True)
+        _outcome(one, value, spread, _swap_p(value, next(swapped)) if p is None else p)
+        for one, value, spread, p in zip(contests, values, spreads, exact, strict=True)
     ]
 
 
@@ -108,28 +109,37 @@ def _exact_p(one: Contest) -> float | None:
         return None
     moved = _table(one)[:, 0]
     moved = moved[moved != 0]
-    if len(moved) and not np.allclose(np.abs(moved), abs(moved[0]), rtol=1e-9, atol=0):
+    sizes = np.abs(moved)
+    if len(moved) and not sizes.max() - sizes.min() <= 1e-9 * sizes.min():
         return None
     return mcnemar_p(int(np.count_nonzero(moved > 0)), int(np.count_nonzero(moved < 0)))
 
 
-def _swap_p(one: Contest, null: FloatArray) -> float | None:
-    value = one.value()
+def _swap_p(value: float, null: FloatArray) -> float | None:
     return None if np.isnan(null).any() or not math.isfinite(value) else permutation_p(abs(value), np.abs(null))
 
 
-def _outcome(one: Contest, spread: FloatArray, p: float | None) -> Outcome:
-    value = one.value()
+def _outcome(one: Contest, value: float, spread: FloatArray, p: float | None) -> Outcome:
     if not math.isfinite(value):
         return Outcome(estimate(value, math.nan, math.nan), None)
     undefined = np.isnan(spread)
-    if one.units < 2 or undefined.mean() > 0.025:
+    missing = np.count_nonzero(undefined)
+    if one.units < 2 or missing > 0.025 * len(spread):
         return Outcome(estimate(value, math.nan, math.nan), p)
     tail = (1 - LEVEL) / 2 if one.smoothed else tail_of(one.units)
-    low, high = np.quantile(spread[~undefined] if undefined.any() else spread, (tail, 1 - tail))
+    kept = spread[~undefined] if missing else spread
+    low, high = low_end(kept, tail), -low_end(-kept, tail)
     if high - low <= 1e-12 * max(1.0, abs(value)):  # all units alike say nothing about their spread
         return Outcome(estimate(value, math.nan, math.nan), p)
-    return Outcome(estimate(value, min(float(low), value), max(float(high), value)), p)
+    return Outcome(estimate(value, min(low, value), max(high, value)), p)
+
+
+def low_end(values: FloatArray, tail: float) -> float:
+    """``np.quantile(values, tail)`` in a quarter of its time: one pivot, not its four."""
+    below, share = divmod(tail * (len(values) - 1), 1)
+    split = np.partition(values, above := min(int(below) + 1, len(values) - 1))
+    lower, upper = float(split[: int(below) + 1].max()), float(split[above])
+    return lower + share * (upper - lower)
 
 
 def tail_of(units: int) -> float:
@@ -137,8 +147,8 @@ def tail_of(units: int) -> float:
 
     A Bayesian bootstrap's variance is (u - 1) / (u + 1) times the unbiased one, and the mean of u units is Student's.
     """
-    quantile = float(t.ppf(0.5 + LEVEL / 2, units - 1)) * math.sqrt((units + 1) / (units - 1))
-    return float(norm.sf(quantile))
+    quantile = float(stdtrit(units - 1, 0.5 + LEVEL / 2)) * math.sqrt((units + 1) / (units - 1))
+    return float(ndtr(-quantile))
 
 
 def _spreads(contests: Sequence[Contest], draws: int, rng: np.random.Generator) -> list[FloatArray]:
@@ -168,11 +178,14 @@ def _nulls(contests: Sequence[Contest], draws: int, rng: np.random.Generator) ->
     """Differences [draws] when the models' scores are swapped at random within units."""
     tables = []
     for one in contests:
-        gap = one.tuned.features - one.base.features
-        tables.append(gap[np.any(gap != 0, axis=1)])
+        gap = (one.tuned.features - one.base.features).T
+        tables.append(gap[:, (gap != 0).any(axis=0)].T)
     out = []
     for one, moved in zip(contests, weighted_sums(tables, draws, COINS, rng), strict=True):
         base, tuned = one.base.features.sum(axis=0), one.tuned.features.sum(axis=0)
+        if one.is_mean and base[1] == tuned[1] and not moved[:, 1].any():  # one denominator, which swaps leave as it is
+            out.append((tuned[0] - base[0] - 2 * moved[:, 0]) / base[1])
+            continue
         out.append(one.tuned.finish(tuned - moved) - one.base.finish(base + moved))
     return out
 

@@ -26,13 +26,19 @@ class Weights(NamedTuple):
     shift: float = 0.0
 
 
+def _bytes(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Random bytes, drawn eight at a time: a third of the time of ``Generator.bytes``; the same on every machine."""
+    words = rng.integers(0, 2**64, size=-(-rows * columns // 8), dtype=np.uint64).astype("<u8", copy=False)
+    return words.view(np.uint8)[: rows * columns].reshape(rows, columns)
+
+
 def _bits(shape: tuple[int, int], rng: np.random.Generator) -> Float32Array:
-    packed = np.frombuffer(rng.bytes(shape[0] * -(-shape[1] // 8)), np.uint8).reshape(shape[0], -1)
+    packed = _bytes(shape[0], -(-shape[1] // 8), rng)
     return np.unpackbits(packed, axis=1, count=shape[1]).astype(np.float32)
 
 
 def _marks(shape: tuple[int, int], rng: np.random.Generator) -> Float32Array:
-    chosen = np.frombuffer(rng.bytes(shape[0] * shape[1]), np.uint8).reshape(shape) < round(256 * _SHARE)
+    chosen = _bytes(*shape, rng) < round(256 * _SHARE)
     return chosen.view(np.uint8).astype(np.float32)
 
 
@@ -60,30 +66,34 @@ def weighted_sums(
     Returns:
         The sums [draws, sums] of each table; zeros for a table without rows.
     """
-    out = [np.zeros((draws, table.shape[1])) for table in tables]
+    out = [np.zeros((table.shape[1], draws)).T for table in tables]  # a column lies in one piece
     stacks = [_stacked([(number, tables[number]) for number in batch]) for batch in _batches([len(t) for t in tables])]
     if not stacks:
         return out
-    products = [np.empty((draws, stack.rows.shape[1]), dtype=np.float32) for stack in stacks]
-    longest = max(len(stack.rows) for stack in stacks)
+    products = [np.empty((len(stack.rows), draws), dtype=np.float32) for stack in stacks]
+    longest = max(stack.rows.shape[1] for stack in stacks)
     step = max(1, _BLOCK // longest)
     for start in range(0, draws, step):
         part = slice(start, min(start + step, draws))
         block = weights.draw((part.stop - part.start, longest), rng)
         for stack, product in zip(stacks, products, strict=True):
-            np.matmul(block[:, : len(stack.rows)], stack.rows, out=product[part])
+            np.matmul(stack.rows, block[:, : stack.rows.shape[1]].T, out=product[:, part])
     for stack, product in zip(stacks, products, strict=True):
-        sums = weights.scale * product.astype(np.float64) + weights.shift * stack.rows.sum(axis=0, dtype=np.float64)
+        sums = product.astype(np.float64)
+        sums *= weights.scale
+        sums += weights.shift * stack.rows.sum(axis=1, dtype=np.float64)[:, None]
         for place in stack.places:
-            total = place.middle * sums[:, place.ones]
-            out[place.table][:, place.column] = total if place.at is None else total + place.size * sums[:, place.at]
+            total = out[place.table][:, place.column]
+            np.multiply(sums[place.ones], place.middle, out=total)
+            if place.at is not None:
+                total += place.size * sums[place.at]
     return out
 
 
 class _Place(NamedTuple):
-    """Where a column of a table is in a stack: ``at`` about its ``middle`` in units of ``size``; a constant one is nowhere.
+    """Which row of a stack holds a column of a table: ``at``, about its ``middle`` in units of ``size``; a constant one none.
 
-    ``ones`` is the stack's column with a one for every row of the table: the sum of its weights.
+    ``ones`` is the row with a one for every row of the table: the sum of its weights.
     """
 
     table: int
@@ -95,31 +105,36 @@ class _Place(NamedTuple):
 
 
 class _Stack(NamedTuple):
-    """Columns of several tables side by side, padded with zeros below."""
+    """Columns of several tables, each a row here, padded with zeros to one length and to a multiple of four rows.
+
+    A product of four rows takes no more time than one of the fourth alone.
+    """
 
     rows: Float32Array
     places: list[_Place]
 
 
 def _stacked(tables: Sequence[tuple[int, FloatArray]]) -> _Stack:
-    columns: list[FloatArray] = []
+    lines: list[FloatArray] = []
     ones: dict[int, int] = {}
     places = []
     for number, table in tables:
         if len(table) not in ones:
-            ones[len(table)] = len(columns)
-            columns.append(np.ones(len(table)))
-        middles = table.mean(axis=0)
-        sizes = np.abs(table - middles).max(axis=0)
+            ones[len(table)] = len(lines)
+            lines.append(np.ones(len(table)))
+        about = np.array(table.T, order="C")
+        middles = about.mean(axis=1)
+        about -= middles[:, None]
+        sizes = np.abs(about).max(axis=1)
         for column, (middle, size) in enumerate(zip(middles.tolist(), sizes.tolist(), strict=True)):
             at = None
             if size > 0:
-                at = len(columns)
-                columns.append((table[:, column] - middle) / size)
+                at = len(lines)
+                lines.append(about[column] / size)
             places.append(_Place(number, column, at, ones[len(table)], middle, size))
-    rows = np.zeros((max(map(len, columns)), len(columns)), dtype=np.float32)
-    for column, values in enumerate(columns):
-        rows[: len(values), column] = values
+    rows = np.zeros((-(-len(lines) // 4) * 4, max(map(len, lines))), dtype=np.float32)
+    for row, line in zip(rows, lines, strict=False):
+        row[: len(line)] = line
     return _Stack(rows, places)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from modeldiff_eval.benchmark_metrics import additive
-from modeldiff_eval.benchmark_resample import Contest, contest, resample, tail_of
+from modeldiff_eval.benchmark_resample import Contest, contest, low_end, resample, tail_of
 from modeldiff_eval.benchmark_weights import EXPONENTIAL, TWO_POINT, Weights, weighted_sums
 
 
@@ -135,13 +135,22 @@ def test_weights_have_the_moments_of_counts(weights: Weights) -> None:
 
 
 def test_sums_of_many_tables_are_those_of_each_table() -> None:
-    """Tables of several lengths, with constant columns and large means, against a plain product in double precision."""
+    """Tables of several lengths, with constant columns and large means, against a plain product in double precision; they stay as they are."""
     rng = np.random.default_rng(0)
     tables = [rng.normal(1e6, 1.0, (n, 2)) for n in (40, 39, 7)] + [np.ones((40, 1)), np.zeros((0, 3))]
     given = Weights(lambda shape, _: np.resize(np.arange(1, 12, dtype=np.float32) / 4, shape), scale=2.0, shift=0.5)
     whole = 0.5 + 2.0 * np.resize(np.arange(1, 12) / 4, (9, 40))
-    for table, sums in zip(tables, weighted_sums(tables, 9, given, rng), strict=True):
+    kept = [table.copy() for table in tables]
+    for table, sums in zip(kept, weighted_sums(tables, 9, given, rng), strict=True):
         assert np.allclose(sums, whole[:, : len(table)] @ table, rtol=1e-9, atol=1e-4)
+    assert all(np.array_equal(table, before) for table, before in zip(tables, kept, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40, 9999])
+def test_the_low_end_is_the_quantile_of_numpy(n: int) -> None:
+    values = np.random.default_rng(n).normal(size=n)
+    for tail in (0.0, 0.01, 0.025, 0.5, 1.0):
+        assert low_end(values, tail) == pytest.approx(np.quantile(values, tail), rel=1e-12)
 
 
 def test_the_tail_of_many_units_is_the_usual_one() -> None:
