@@ -43,11 +43,13 @@ def seal_of(record: Mapping[str, Any]) -> Seal:
 
 
 def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        pairs = ((str(name), _canonical(inner)) for name, inner in value.items())
-        return {name: inner for name, inner in pairs if inner is not None and inner != [] and inner != {}}
+    if isinstance(value, str):  # first, and most of a card
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        pairs = [(str(name), _canonical(inner)) for name, inner in value.items() if inner is not None]
+        return {name: inner for name, inner in pairs if inner != [] and inner != {}}
     if isinstance(value, (list, tuple)):
         return [_canonical(inner) for inner in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
     return value

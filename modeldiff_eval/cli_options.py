@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from modeldiff_eval.progress import Reporter
     from modeldiff_eval.records import Card
 
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/<tuned>")]
 Json = Annotated[bool, typer.Option("--json", help="Print card.json on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the card's path.")]

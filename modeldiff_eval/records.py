@@ -4,8 +4,6 @@ Every slot exists from the start; what a run did not produce is ``None`` (JSON `
 explained by a caveat, never 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
@@ -318,8 +316,8 @@ class Arena(Record):
     kind: Literal["tables", "battles"] = "tables"
     scale: str | None = None
     """What the ratings' zero is, where they were fitted here."""
-    style: list[StyleCoefficient] = Field(default_factory=list)
-    other_snapshots: list[ArenaSnapshot] = Field(default_factory=list)
+    style: list[StyleCoefficient] = []
+    other_snapshots: list[ArenaSnapshot] = []
     """Oldest first."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from modeldiff_eval import __version__, cli
+from modeldiff_eval import __version__, cli, commands
 from modeldiff_eval.records import Card
 from modeldiff_eval.settings import Settings, presets
 
@@ -286,7 +286,7 @@ def test_the_run_folder_is_named_after_tuned(
     run: Run, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(cli, "_compare", lambda settings, out, **_: seen.append(out))
+    monkeypatch.setattr(commands, "_compare", lambda settings, out, **_: seen.append(out))
     run("--base", base_model, "--tuned", tuned_model)
     run("--base", "o/x", "--tuned", "o/y@main")
     assert [Path(out) for out in seen] == [Path("runs/tiny-tuned"), Path("runs/y@main")]
@@ -294,7 +294,7 @@ def test_the_run_folder_is_named_after_tuned(
 
 def test_offline_and_embedded_demo_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Settings, Path, dict[str, Any]]] = []
-    monkeypatch.setattr(cli, "_compare", lambda settings, out, **more: seen.append((settings, out, more)))
+    monkeypatch.setattr(commands, "_compare", lambda settings, out, **more: seen.append((settings, out, more)))
     assert run("demo")[0] == 0
     assert run("demo", "--anchored", "--out", "x")[0] == 0
     (direct, first, more), (anchored, second, _) = seen

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from modeldiff_eval.cli import app
+from modeldiff_eval.commands import app
 from modeldiff_eval.crosscoder import load
 from modeldiff_eval.crosscoder_import import resolve
 from modeldiff_eval.errors import CrosscoderError, UnsafeWeightsError

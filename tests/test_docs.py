@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from modeldiff_eval import cli
+from modeldiff_eval import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "decisions" not in path.parts)
@@ -19,7 +19,7 @@ PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "decisions" not
 
 def known() -> set[str]:
     """Every command as it is typed after ``modeldiff-eval``, and every long option."""
-    found, pending = set(), [("", typer.main.get_command(cli.app))]
+    found, pending = set(), [("", typer.main.get_command(commands.app))]
     while pending:
         name, command = pending.pop()
         found |= {name.strip()} | {option for parameter in command.params for option in parameter.opts}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from modeldiff_eval import cli
+from modeldiff_eval.commands import app
 from modeldiff_eval.settings import Settings, presets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def commands() -> list[str]:
     """Every command of the application, groups with their own commands."""
     found = []
-    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         found += [f"{name} {sub}" for sub in getattr(command, "commands", {})] or [name]
     return found
 
@@ -26,7 +26,7 @@ def commands() -> list[str]:
 def flags() -> set[str]:
     """Every long option of every command."""
     found = set()
-    pending = [typer.main.get_command(cli.app)]
+    pending = [typer.main.get_command(app)]
     while pending:
         command = pending.pop()
         found |= {option for parameter in command.params for option in parameter.opts if option.startswith("--")}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modeldiff_eval import cli
+from modeldiff_eval import cli, commands
 from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.settings import Settings, command_line, make_settings, presets
 
@@ -128,7 +128,7 @@ def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
         monkeypatch.setenv(name, value)
     assert words.pop(0) == "modeldiff-eval"
     caught: list[Settings] = []
-    monkeypatch.setattr(cli, "_compare", lambda settings, out, **_: caught.append(settings))
+    monkeypatch.setattr(commands, "_compare", lambda settings, out, **_: caught.append(settings))
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     assert ended.value.code == 0

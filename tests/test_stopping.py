@@ -15,7 +15,7 @@ import pytest
 from modeldiff_eval import stopping
 
 ROOT = Path(__file__).resolve().parents[1]
-_HEAD = "import os, signal, sys, time\nfrom modeldiff_eval import cli, stopping\nstopping.install()\n"
+_HEAD = "import os, signal, sys, time\nfrom modeldiff_eval import cli, commands, stopping\nstopping.install()\n"
 
 
 def start(body: str) -> subprocess.Popen[str]:
@@ -47,7 +47,7 @@ def _own_handlers() -> Iterator[None]:
 def test_a_command_ends_with_the_shells_code_and_says_how_to_go_on(number: signal.Signals, code: int) -> None:
     """``main`` itself, with a command that takes long."""
     process = start(
-        "@cli.app.command('long')\ndef long() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "@commands.app.command('long')\ndef long() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "cli.main(['long'])"
     )
     process.send_signal(number)

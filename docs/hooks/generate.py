@@ -25,7 +25,7 @@ def commands() -> Iterator[str]:
     """Every command with its help and options."""
     import typer
 
-    from modeldiff_eval.cli import app
+    from modeldiff_eval.commands import app
 
     root = typer.main.get_command(app)
     pending = [("modeldiff-eval", root)]
