@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -22,18 +22,27 @@ class CardFile(NamedTuple):
 
 
 def read_card(path: Path | str) -> Card:
-    """The card at ``path``: a ``card.json``, or a run's folder with one in it; errors of :func:`read_card_file`."""
-    return read_card_file(path).card
-
-
-def read_card_file(path: Path | str) -> CardFile:
-    """The card at ``path``, a file or a run's folder, and what its checksum says.
+    """The card at ``path``: a ``card.json``, or a run's folder with one in it.
 
     Raises:
         UsageError: there is none, it is not JSON, of another schema version, or a field is wrong (which one is said).
     """
+    return _read(_file(path))[0]
+
+
+def read_card_file(path: Path | str) -> CardFile:
+    """:func:`read_card`, with its file and what its checksum says (which takes as long as to read it)."""
+    file = _file(path)
+    card, found = _read(file)
+    return CardFile(card, file, seal_of(found))
+
+
+def _file(path: Path | str) -> Path:
     path = Path(path)
-    file = path / "card.json" if path.is_dir() else path
+    return path / "card.json" if path.is_dir() else path
+
+
+def _read(file: Path) -> tuple[Card, dict[str, Any]]:
     try:
         found = read_json(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -51,7 +60,7 @@ def read_card_file(path: Path | str) -> CardFile:
             "Make it again with this version, or read it with the one that made it."
         )
     try:
-        return CardFile(Card.model_validate(found), file, seal_of(found))
+        return Card.model_validate(found), found
     except ValidationError as error:
         raise UsageError(
             f"{file} is not a card of schema version {SCHEMA_VERSION}: {problem_of(error)} ({error.error_count()} such places)."

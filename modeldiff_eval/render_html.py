@@ -47,7 +47,6 @@ def environment() -> Environment:
     )
     env.filters |= {
         "visible": text.visible_html,
-        "parts": text.visible_parts,
         "name": text.name_html,
         "when": when,
         "plain": text.visible,
@@ -61,7 +60,7 @@ def environment() -> Environment:
         "digits": view.benchmark_digits,
         "tone": lambda verdict: _TONE[verdict],
         "brief": lambda value: text.cut(value, 12),
-        "pieces": render_latents.pieces,
+        "marked": render_latents.marked,
         "class_of": render_latents.class_of,
         "graded_n": view.graded_n,
         "heat": view.heat,

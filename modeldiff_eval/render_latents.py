@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from markupsafe import Markup
 
 from modeldiff_eval.records import Card, Example, TopLatent
 from modeldiff_eval.render_scale import scale
-from modeldiff_eval.render_text import compact, cut
+from modeldiff_eval.render_text import compact, cut, visible_parts
 from modeldiff_eval.render_view import Group
 
 MAX_LATENTS = 60
@@ -21,8 +23,7 @@ TOKEN_LIMIT = 80
 LEVELS = 6
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A run of example text with one highlight level (0 = none, ``LEVELS`` = the strongest)."""
 
     text: str
@@ -66,6 +67,15 @@ def pieces(example: Example) -> list[Piece]:
     if stop < len(pairs):
         quiet.append("\u2026")
     return [*out, Piece("".join(quiet), 0, "")] if quiet else out
+
+
+def marked(example: Example, tag: str = "span") -> Markup:
+    """Escaped HTML of an example, its active tokens in elements ``tag``; by hand, since a large part of a card is this."""
+    parts = [
+        f'<{tag} class="t{level}" title="{value}">{visible_parts(text)}</{tag}>' if level else visible_parts(text)
+        for text, level, value in pieces(example)
+    ]
+    return Markup("".join(parts))
 
 
 def class_of(latent: TopLatent) -> str:
