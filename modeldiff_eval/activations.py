@@ -26,7 +26,7 @@ from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError, SettingsError
 from modeldiff_eval.models import Loaded, blocks
-from modeldiff_eval.store import fingerprint, once, ready, write_json
+from modeldiff_eval.store import fingerprint, once, read_progress, ready, write_json, write_progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +133,7 @@ def _harvest_into(
     block_tokens = max(batch_tokens, BLOCK_BYTES // (d * itemsize))
     edges = _block_edges(corpus.sequences, block_tokens)
     rows_path, log_path, norms_path = folder / "rows.bin", folder / "progress.txt", folder / "norms.partial.npy"
-    done = int(log_path.read_text()) if log_path.exists() and rows_path.exists() and norms_path.exists() else 0
+    done = read_progress(log_path) if rows_path.exists() and norms_path.exists() else 0
     norms = np.lib.format.open_memmap(norms_path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
     reserve(norms_path)
     if done and on_progress:
@@ -157,7 +157,7 @@ def _harvest_into(
             file.write(block.view(torch.uint8).numpy().tobytes())
             file.flush()
             norms.flush()
-            log_path.write_text(str(number + 1))
+            write_progress(log_path, number + 1)
     norms_path.rename(folder / "norms.npy")
     write_json(
         folder / "meta.json",

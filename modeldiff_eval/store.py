@@ -108,6 +108,19 @@ def read_kept(path: Path) -> Any | None:
     return None
 
 
+def write_progress(path: Path, done: int) -> None:
+    """How many blocks of a partial folder are on the disk; written whole, since a kill can come in the middle of it."""
+    write_text(path, f"{done}\n")
+
+
+def read_progress(path: Path) -> int:
+    """What :func:`write_progress` wrote; 0 when there is none, or it cannot be read."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
 def require_writable(folder: Path) -> Path:
     """Create ``folder`` and prove that a file can be written there, before any long work starts.
 

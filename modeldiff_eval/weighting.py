@@ -19,7 +19,7 @@ from modeldiff_eval.activations import padded_batches
 from modeldiff_eval.backoff import Room
 from modeldiff_eval.disk import reserve
 from modeldiff_eval.errors import ActivationsError
-from modeldiff_eval.store import fingerprint, once
+from modeldiff_eval.store import fingerprint, once, read_progress, write_progress
 from modeldiff_eval.token_kinds import TokenKind
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def divergences(
     def make(partial: Path) -> None:
         log = partial / "progress.txt"
         path = partial / "nats.npy"
-        done = int(log.read_text()) if log.exists() and path.exists() else 0
+        done = read_progress(log) if path.exists() else 0
         out = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=(corpus.tokens,))
         reserve(path)
         if not done:
@@ -81,7 +81,7 @@ def divergences(
             if number >= done and len(part):
                 _fill(out, first, second, corpus, part)
                 out.flush()
-                log.write_text(str(number + 1))
+                write_progress(log, number + 1)
             if on_progress:
                 on_progress(min((number + 1) * _BLOCK, int(ends[-1])), int(ends[-1]))
         log.unlink()

@@ -141,6 +141,30 @@ def test_an_interrupted_harvest_resumes_and_gives_the_same_bytes(
     assert max(again[1:]) <= 256
 
 
+@pytest.mark.parametrize("left", ["", "many", None])
+def test_a_harvest_whose_progress_cannot_be_read_begins_again(
+    loaded: models.Loaded, corpus: TokenCorpus, tmp_path: Path, small_blocks: int, left: str | None
+) -> None:
+    """As a kill in the middle of noting it, or a version that noted it otherwise, can leave it."""
+    whole = acts.harvest(loaded, corpus, layer=LAYER, cache=tmp_path / "whole", batch_tokens=256)
+    seen: list[int] = []
+
+    def interrupt(tokens: int, _: int) -> None:
+        seen.append(tokens)
+        if sum(seen) > 2 * small_blocks:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        acts.harvest(loaded, corpus, layer=LAYER, cache=tmp_path / "cut", batch_tokens=256, on_progress=interrupt)
+    (note,) = (tmp_path / "cut").rglob("progress.txt")
+    if left is None:
+        note.unlink()
+    else:
+        note.write_text(left)
+    again = acts.harvest(loaded, corpus, layer=LAYER, cache=tmp_path / "cut", batch_tokens=256)
+    assert (again.folder / "rows.bin").read_bytes() == (whole.folder / "rows.bin").read_bytes()
+
+
 def test_progress_of_a_harvest_reaches_the_total(loaded: models.Loaded, corpus: TokenCorpus, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     acts.harvest(loaded, corpus, layer=LAYER, cache=tmp_path, on_progress=lambda n, total: seen.append((n, total)))

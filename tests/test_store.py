@@ -51,6 +51,20 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
     assert path.read_text() == "old"
 
 
+def test_a_stop_while_progress_is_noted_leaves_the_note_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = tmp_path / "progress.txt"
+    assert store.read_progress(note) == 0
+    store.write_progress(note, 3)
+
+    def stopped(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_progress(note, 4)
+    assert store.read_progress(note) == 3
+
+
 def test_write_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         store.write_json(tmp_path / "x.json", {"a": float("nan")})
