@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -21,6 +22,7 @@ MAX_EXAMPLES = 5
 BEFORE, AFTER = 60, 30
 TOKEN_LIMIT = 80
 LEVELS = 6
+_MARKUP = re.compile("[&<>\"']")
 
 
 class Piece(NamedTuple):
@@ -46,16 +48,16 @@ def latent_groups(card: Card) -> list[Group]:
 
 def pieces(example: Example) -> list[Piece]:
     """Text runs of an example around its strongest token, quiet neighbours merged."""
-    both = zip(example.tokens, example.activations, strict=False)
-    pairs = [(cut(token, TOKEN_LIMIT), value if math.isfinite(value) else 0.0) for token, value in both]
-    if not pairs:
+    values = [v if math.isfinite(v) else 0.0 for _, v in zip(example.tokens, example.activations, strict=False)]
+    if not values:
         return [Piece(example.text[: 8 * (BEFORE + AFTER)], 0, "")]
-    peak = max(range(len(pairs)), key=lambda i: pairs[i][1])
-    top = pairs[peak][1]
-    start, stop = max(0, peak - BEFORE), min(len(pairs), peak + AFTER + 1)
+    top = max(values)
+    peak = values.index(top)
+    start, stop = max(0, peak - BEFORE), min(len(values), peak + AFTER + 1)
     out: list[Piece] = [Piece("\u2026", 0, "")] if start else []
     quiet: list[str] = []
-    for token, value in pairs[start:stop]:
+    for whole, value in zip(example.tokens[start:stop], values[start:stop], strict=True):
+        token = cut(whole, TOKEN_LIMIT)
         level = math.ceil(LEVELS * value / top - 0.5) if top > 0 and value > 0 else 0
         if level <= 0:
             quiet.append(token)
@@ -64,17 +66,17 @@ def pieces(example: Example) -> list[Piece]:
             out.append(Piece("".join(quiet), 0, ""))
             quiet = []
         out.append(Piece(token, level, compact(value)))
-    if stop < len(pairs):
+    if stop < len(values):
         quiet.append("\u2026")
     return [*out, Piece("".join(quiet), 0, "")] if quiet else out
 
 
 def marked(example: Example, tag: str = "span") -> Markup:
     """Escaped HTML of an example, its active tokens in elements ``tag``; by hand, since a large part of a card is this."""
-    parts = [
-        f'<{tag} class="t{level}" title="{value}">{visible_parts(text)}</{tag}>' if level else visible_parts(text)
-        for text, level, value in pieces(example)
-    ]
+    parts = []
+    for text, level, value in pieces(example):
+        shown = text if text.isprintable() and not _MARKUP.search(text) else visible_parts(text)
+        parts.append(f'<{tag} class="t{level}" title="{value}">{shown}</{tag}>' if level else shown)
     return Markup("".join(parts))
 
 

@@ -98,6 +98,16 @@
     reset = function () { search.value = side.value = group.value = ""; apply(); };
   }
 
+  // A table that scrolls sideways can be reached, and then moved, by the keyboard.
+  var reach = function () {
+    list(document, "table").forEach(function (table) {
+      if (table.scrollWidth > table.clientWidth + 1) { table.tabIndex = 0; } else { table.removeAttribute("tabindex"); }
+    });
+  };
+  window.addEventListener("resize", reach);
+  document.addEventListener("toggle", reach, true);
+  reach();
+
   // A link to something folded or filtered away opens the way to it.
   var open = function () {
     var target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
