@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import json
 import random
 import signal
@@ -94,14 +95,17 @@ def main(folder: Path, kills: int, seed: int) -> None:
     assert child.wait() == 0, (folder / "whole.err").read_text()[-2000:]
     seconds = time.monotonic() - began
     wanted = card(folder / "whole")
-    rng, found = random.Random(seed), []
-    for number in range(kills):
+    rng, found, numbers = random.Random(seed), [], itertools.count()
+    while len(found) < kills:
+        number = next(numbers)
         out, cache = folder / f"out-{number}", folder / f"cache-{number}"
         at = rng.uniform(0, seconds)
         child = start(options, out, cache)
         time.sleep(at)
         child.kill()
-        met = moment(out, cache) if child.wait() == -signal.SIGKILL else "ended before the kill"
+        if child.wait() != -signal.SIGKILL:  # It had ended: no kill, and none is counted.
+            continue
+        met = moment(out, cache)
         again = start(options, out, cache).wait()
         left = [str(p) for p in [*out.rglob("*.partial"), *cache.rglob("*.partial")]] if again == 0 else []
         broken = [f"{e.kind}/{e.name}: {why}" for e in entries(cache) if e.state == "finished" and (why := fault(e))]
