@@ -36,13 +36,13 @@ from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
 from modeldiff_eval.disk import writing
-from modeldiff_eval.errors import EvidenceError, NotListedError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.in_memory import in_memory
 from modeldiff_eval.locks import alone_in, in_use
 from modeldiff_eval.logs import tell
 from modeldiff_eval.memory_meter import high_water
 from modeldiff_eval.models import Loaded, public_name
+from modeldiff_eval.outside import gather_evidence, require_arena_input
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import Card, DifferenceInfo, Models
@@ -111,7 +111,7 @@ def _diff(
     require_trackers(settings.log_to)
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
     map_for(settings.agreement, taxonomy)
-    _require_arena(settings)
+    require_arena_input(settings)
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
@@ -331,47 +331,6 @@ def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:
         role: (coders[number].crosscoder.mean[half], coders[number].crosscoder.scale[half])
         for role, (number, half) in zip(("base", "tuned"), halves, strict=True)
     }
-
-
-def gather_evidence(work: ws.Workspace, out: Path) -> Outside:
-    """Benchmarks (run here, or read from saved results) and LMArena tables."""
-    from modeldiff_eval.arena import read_arena
-    from modeldiff_eval.benchmark_stage import benchmark_stage
-
-    settings = work.settings
-    rows, caveats, scores = benchmark_stage(work, out)
-    arena = None
-    if settings.arena:
-        try:
-            with work.reporter.task("Arena", unit="resamples") as advance:
-                arena, notes = read_arena(**_arena_input(settings), seed=settings.seed, on_draws=advance)
-            caveats += notes
-        except NotListedError as error:
-            if settings.arena_names:
-                raise
-            caveats.append(f"Arena: not listed. {error}")
-    return Outside(arena, rows, caveats, scores)
-
-
-def _arena_input(settings: Settings) -> dict[str, Any]:
-    base, tuned = settings.arena_names or (settings.base, settings.tuned)
-    path, style = (Path(name).expanduser() if name else None for name in (settings.arena, settings.arena_style))
-    return {"path": path, "base": base, "tuned": tuned, "style_path": style, "snapshot": settings.arena_snapshot}
-
-
-def _require_arena(settings: Settings) -> None:
-    """Wrong arena input fails before any long work; a model that no arena lists is a gap of the card, unless it was named."""
-    from modeldiff_eval.arena import require_arena
-
-    if not settings.arena:
-        if settings.arena_style or settings.arena_snapshot:
-            raise EvidenceError("--arena-style and --arena-snapshot need --arena, the table or the folder of tables.")
-        return
-    try:
-        require_arena(**_arena_input(settings))
-    except NotListedError:
-        if settings.arena_names:
-            raise
 
 
 def _published(settings: Settings) -> Settings:
