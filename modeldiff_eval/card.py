@@ -12,6 +12,7 @@ import numpy as np
 
 from modeldiff_eval import agreement, distributions, findings, graded_words, naming_words
 from modeldiff_eval._version import __version__
+from modeldiff_eval.card_latents import changed_latents, top_latents
 from modeldiff_eval.graded import GradedView, Shifted
 from modeldiff_eval.naming_shares import share_shifts_over_repeats
 from modeldiff_eval.records import (
@@ -32,7 +33,6 @@ from modeldiff_eval.records import (
     Models,
     Provenance,
     StrongShare,
-    TopLatent,
 )
 from modeldiff_eval.settings import Method, Settings, command_line
 from modeldiff_eval.stats_shares import ShareShifts, over_seeds, share_shifts
@@ -50,9 +50,6 @@ METHODS: dict[Method, str] = {
     "dedicated": "batchtopk crosscoder with dedicated latents, Latent Scaling, paired activation shift",
     "delta": "batchtopk crosscoder with a weighted difference, Latent Scaling, paired activation shift",
 }
-SHOWN_SPECIFIC = 40
-SHOWN_SHIFTED = 12
-SHOWN_EXAMPLES = 3
 _COUNTED = {
     "gated": ", a latent's activation summed where the two together make it fire (so a model that fires on other tokens is not seen to)",
     "hard": ", a latent's activation summed where the model alone passes the threshold (so small moves at the threshold are magnified)",
@@ -187,7 +184,7 @@ def build_card(
                 benchmarks=outside.benchmarks,
             ),
         ],
-        top_latents=_top_latents(table, evidence, settings),
+        top_latents=top_latents(table, evidence, settings),
         caveats=[
             *_caveats(settings, table, latents, shifts, rows),
             *graded_words.caveats(latents, nulls),
@@ -355,88 +352,6 @@ def _flat_activation(classes: list[ClassRow]) -> list[str]:
     return out
 
 
-def _top_latents(table: pd.DataFrame, evidence: dict[str, dict[int, Evidence]], settings: Settings) -> list[TopLatent]:
-    """Specific latents first; then the nearest candidates of each side; then the largest shifts beyond the null."""
-    shown: dict[tuple[str, int], TopLatent] = {}
-    for side in ("base", "tuned"):
-        own = table[table["model"] == side]
-        specific = own[own["specific"]].sort_values(["rank_key", "latent"]).head(SHOWN_SPECIFIC)
-        nearest = own[~own["specific"]].sort_values(["rank_key", "latent"]).head(settings.annotate_top)
-        for _, row in [*specific.iterrows(), *nearest[nearest["rank_key"].notna()].iterrows()]:
-            shown[side, int(row["latent"])] = _top(side, row, evidence[side])
-    one = table[table["model"] == "base"]
-    beyond = one[_beyond_null(one)]
-    for side, largest in (
-        ("tuned", beyond.nlargest(SHOWN_SHIFTED, "shift")),
-        ("base", beyond.nsmallest(SHOWN_SHIFTED, "shift")),
-    ):
-        for _, row in largest.iterrows():
-            if (row["shift"] > 0) == (side == "tuned"):
-                shown.setdefault((side, int(row["latent"])), _top(side, row, evidence["base"]))
-    return list(shown.values())
-
-
-def _beyond_null(table: pd.DataFrame) -> Any:
-    """Changed latents whose interval excludes 0 by more than the numerical control, with at least ten firings."""
-    null = table["shift_null"].fillna(np.inf)
-    reach = np.where(table["shift"] > 0, table["shift_low"], -table["shift_high"])
-    return (
-        (reach > np.maximum(null, 0.05)) & (table["firings"] >= 10) & table["shift_changed"].fillna(False).astype(bool)
-    )
-
-
-def _changed_latents(table: pd.DataFrame) -> str:
-    """How many latents of the dictionary shifted beyond the control."""
-    own = table[(table["model"] == "base") & table["shift"].notna()]
-    judged = own["shift_changed"].dropna().astype(bool)
-    if not len(judged):
-        return "No latent's own shift was judged: the numerical control was left out, or held too little text."
-    up = int((own["shift"] > 0)[judged.index][judged].sum())
-    return (
-        f"{int(judged.sum())} of {len(judged)} latents changed beyond the null ({up} up, {int(judged.sum()) - up} down): the 95 % interval over "
-        "documents excludes 0, and the change exceeds both what this latent shows for the base in another precision (its 95 % bound) and what "
-        "99 % of the latents of about its mass show there."
-    )
-
-
-def _top(side: str, row: Any, evidence: dict[int, Evidence]) -> TopLatent:
-    def estimate(name: str, factor: float = 1.0) -> Estimate | None:
-        values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
-        if not np.isfinite(values[0]):
-            return None
-        return Estimate(**{key: _finite(factor * v) for key, v in zip(("value", "low", "high"), values, strict=True)})
-
-    item = evidence.get(int(row["latent"]))
-    return TopLatent(
-        model="base" if side == "base" else "tuned",
-        latent=int(row["latent"]),
-        label=_text(row["label"]),
-        description=_text(row["description"]),
-        category=_text(row["category"]),
-        confidence=_finite(row["confidence"]),
-        nu_error=estimate("nu_error"),
-        nu_reconstruction=estimate("nu_reconstruction"),
-        activation_shift=estimate("shift", 100.0),
-        delta_norm=_finite(row["delta_norm"]),
-        frequency=_finite(row["frequency"]),
-        detection=estimate("detection") if "detection" in row else None,
-        weak=_known(row.get("weak")),
-        examples=[e.example() for e in item.examples[:SHOWN_EXAMPLES]] if item else [],
-    )
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _known(value: Any) -> bool | None:
-    return bool(value) if isinstance(value, bool | np.bool_) else None
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and np.isfinite(value) else None
-
-
 def _caveats(
     settings: Settings,
     table: pd.DataFrame,
@@ -490,7 +405,7 @@ def _caveats(
             "Classes hold every live latent that was named; a change "
             "says that these latents fire more or less, not that the model got better or worse."
         )
-        out.append(_changed_latents(table))
+        out.append(changed_latents(table))
     if settings.annotator != "offline":
         rest = (
             "Latents without a review" if settings.annotator.startswith("human:") else "Latents that no claim rests on"

@@ -18,10 +18,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
 from modeldiff_eval import workspace as ws
@@ -35,17 +31,17 @@ from modeldiff_eval.card_digest import seal
 from modeldiff_eval.causal import causal_stage
 from modeldiff_eval.corpus import TokenCorpus
 from modeldiff_eval.corpus_mixture import renamed
+from modeldiff_eval.dictionaries import measure_latents
 from modeldiff_eval.disk import writing
-from modeldiff_eval.errors import EvidenceError, NotListedError
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.in_memory import in_memory
 from modeldiff_eval.locks import alone_in, in_use
 from modeldiff_eval.logs import tell
 from modeldiff_eval.memory_meter import high_water
 from modeldiff_eval.models import Loaded, public_name
+from modeldiff_eval.outside import gather_evidence, require_arena_input
 from modeldiff_eval.progress import Reporter
-from modeldiff_eval.quality import Rows
-from modeldiff_eval.records import Card, DifferenceInfo, Models
+from modeldiff_eval.records import Card, Models
 from modeldiff_eval.redact import redacted
 from modeldiff_eval.remote import is_url, local_folder, working_folder
 from modeldiff_eval.render import pdf_available, render
@@ -111,7 +107,7 @@ def _diff(
     require_trackers(settings.log_to)
     taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
     map_for(settings.agreement, taxonomy)
-    _require_arena(settings)
+    require_arena_input(settings)
     require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
 
     # Models and text.
@@ -263,67 +259,6 @@ def _diff(
     return _write(work, card, table, masses, dictionaries, outside, out, key, started)
 
 
-def measure_latents(
-    work: ws.Workspace,
-    material: fit.Material,
-    coders: list[fit.Pair],
-    claims: list[tuple[int, ...]],
-    out: Path,
-    null: tuple[acts.Activations, NDArray[np.int64]] | None,
-    *,
-    training: ws.Workspace | None = None,
-) -> tuple[list[analysis.Measured], list[analysis.Measured], list[DifferenceInfo] | None]:
-    """The dictionaries that claims are made from, and the crosscoders of the activation view: the same but for ``difference``.
-
-    In each list one for every crosscoder. ``training``: the run by whose seed
-    dictionaries of differences are trained. Their latents are numbered after the crosscoder's.
-    """
-    text, kept = material.measured, material.kept
-    if work.settings.method != "difference":
-        own = [
-            analysis.measure_pair(work, text, kept, coder, claim, out)
-            for coder, claim in zip(coders, claims, strict=True)
-        ]
-        return own, own, None
-    whole = [analysis.measure_pair(work, text, kept, coder, (), out) for coder in coders]
-    measured, infos = [], []
-    for coder, claim in zip(coders, claims, strict=True):
-        name = f"{coder.first}--{coder.second}" + (f"--seed-{training.settings.seed}" if training else "")
-        found = fit.difference_for(training or work, material, coder, out / "differences" / name)
-        one = analysis.measure_pair(
-            work,
-            text,
-            kept,
-            found.pair,
-            claim,
-            out,
-            offset=coder.crosscoder.n_latents,
-            control=True,
-            null=null_pair(material, null),
-            candidates=training is None,
-        )
-        measured.append(one)
-        figures = one.control.figures(one.nu, rate=work.settings.false_discovery_rate) if one.control else {}
-        infos.append(found.info.model_copy(update=figures))
-    return measured, whole, infos
-
-
-def null_pair(
-    material: fit.Material, null: tuple[acts.Activations, NDArray[np.int64]] | None
-) -> tuple[Rows, torch.Tensor] | None:
-    """Base in two precisions as rows of a pair, and the held-out row numbers that there are such rows for."""
-    if null is None:
-        return None
-    other, place = null
-    _, heldout = acts.split_rows(material.measured, material.kept)
-    same, again = material.rows["base"].mapped(), other.mapped()
-
-    def rows(index: torch.Tensor) -> torch.Tensor:
-        return torch.stack([same[index].float(), again[torch.from_numpy(place[index.numpy()])].float()], 1)
-
-    return rows, heldout[torch.from_numpy(place[heldout.numpy()] >= 0)]
-
-
 def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:
     """Each model's own normaliser: from the one crosscoder, or from the second halves of the two."""
     halves = [(0, 0), (0, 1)] if len(coders) == 1 else [(0, 1), (1, 1)]
@@ -331,47 +266,6 @@ def _statistics(coders: list[fit.Pair]) -> dict[str, Any]:
         role: (coders[number].crosscoder.mean[half], coders[number].crosscoder.scale[half])
         for role, (number, half) in zip(("base", "tuned"), halves, strict=True)
     }
-
-
-def gather_evidence(work: ws.Workspace, out: Path) -> Outside:
-    """Benchmarks (run here, or read from saved results) and LMArena tables."""
-    from modeldiff_eval.arena import read_arena
-    from modeldiff_eval.benchmark_stage import benchmark_stage
-
-    settings = work.settings
-    rows, caveats, scores = benchmark_stage(work, out)
-    arena = None
-    if settings.arena:
-        try:
-            with work.reporter.task("Arena", unit="resamples") as advance:
-                arena, notes = read_arena(**_arena_input(settings), seed=settings.seed, on_draws=advance)
-            caveats += notes
-        except NotListedError as error:
-            if settings.arena_names:
-                raise
-            caveats.append(f"Arena: not listed. {error}")
-    return Outside(arena, rows, caveats, scores)
-
-
-def _arena_input(settings: Settings) -> dict[str, Any]:
-    base, tuned = settings.arena_names or (settings.base, settings.tuned)
-    path, style = (Path(name).expanduser() if name else None for name in (settings.arena, settings.arena_style))
-    return {"path": path, "base": base, "tuned": tuned, "style_path": style, "snapshot": settings.arena_snapshot}
-
-
-def _require_arena(settings: Settings) -> None:
-    """Wrong arena input fails before any long work; a model that no arena lists is a gap of the card, unless it was named."""
-    from modeldiff_eval.arena import require_arena
-
-    if not settings.arena:
-        if settings.arena_style or settings.arena_snapshot:
-            raise EvidenceError("--arena-style and --arena-snapshot need --arena, the table or the folder of tables.")
-        return
-    try:
-        require_arena(**_arena_input(settings))
-    except NotListedError:
-        if settings.arena_names:
-            raise
 
 
 def _published(settings: Settings) -> Settings:

@@ -7,38 +7,37 @@ explained by a caveat, never 0.
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-Verdict = Literal["up", "down", "unclear", "not covered"]
+from modeldiff_eval.records_base import Estimate as Estimate
+from modeldiff_eval.records_base import LevelEstimate as LevelEstimate
+from modeldiff_eval.records_base import Record as Record
+from modeldiff_eval.records_base import Verdict as Verdict
+from modeldiff_eval.records_base import problem_of as problem_of
+from modeldiff_eval.records_gate import Gate as Gate
+from modeldiff_eval.records_gate import GateVerdict as GateVerdict
+from modeldiff_eval.records_gate import Rule as Rule
+from modeldiff_eval.records_outside import AgreementRow as AgreementRow
+from modeldiff_eval.records_outside import Arena as Arena
+from modeldiff_eval.records_outside import ArenaRow as ArenaRow
+from modeldiff_eval.records_outside import ArenaSnapshot as ArenaSnapshot
+from modeldiff_eval.records_outside import BenchmarkRow as BenchmarkRow
+from modeldiff_eval.records_outside import Flip as Flip
+from modeldiff_eval.records_outside import RankCorrelation as RankCorrelation
+from modeldiff_eval.records_outside import StyleCoefficient as StyleCoefficient
+from modeldiff_eval.records_panels import CausalEffect as CausalEffect
+from modeldiff_eval.records_panels import CausalMeasure as CausalMeasure
+from modeldiff_eval.records_panels import CausalPanel as CausalPanel
+from modeldiff_eval.records_panels import CausalRow as CausalRow
+from modeldiff_eval.records_panels import CausalTask as CausalTask
+from modeldiff_eval.records_panels import CausalText as CausalText
+from modeldiff_eval.records_panels import LensPanel as LensPanel
+from modeldiff_eval.records_panels import LensScope as LensScope
+from modeldiff_eval.records_panels import LensToken as LensToken
+from modeldiff_eval.records_panels import ProbeRow as ProbeRow
+from modeldiff_eval.records_panels import ProbingPanel as ProbingPanel
 
 SCHEMA_VERSION = 1
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def problem_of(error: ValidationError) -> str:
-    """The first thing that is wrong with a record, as ``place.in.it: what``."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
-
-
-class Estimate(Record):
-    """A number with its 95 % interval. A bound that is not defined is ``None``."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class LevelEstimate(Estimate):
-    """An estimate that names the level of its interval."""
-
-    level: float = 0.95
 
 
 class ModelInfo(Record):
@@ -261,133 +260,6 @@ class ClassRow(Record):
     activation: ActivationChange | None = None
 
 
-class ArenaRow(Record):
-    """Elo of both models in one arena category.
-
-    From battles ``delta_style`` and ``style_effect`` are of LMArena's shrunken fit, as its site shows it, and the fields that
-    end in ``_unpenalised`` of the fit without a penalty; win rates are percent of the points at stake, a tie being half.
-    """
-
-    category: str
-    base: float
-    tuned: float
-    delta: Estimate
-    delta_style: Estimate | None = None
-    style_effect: Estimate | None = None
-    verdict: Verdict
-    delta_style_unpenalised: Estimate | None = None
-    style_effect_unpenalised: Estimate | None = None
-    win_rate: Estimate | None = None
-    """What tuned is expected to take from base by the fit; what it did take, where only these two met."""
-    base_win_rate: Estimate | None = None
-    """What base took from all its opponents in the file."""
-    tuned_win_rate: Estimate | None = None
-    battles: int | None = None
-    """Battles of the fit, those of other models included."""
-    base_battles: int | None = None
-    tuned_battles: int | None = None
-
-
-class StyleCoefficient(Record):
-    """What a feature of style is worth in log-odds, for one standard difference, over all battles."""
-
-    feature: str
-    shrunken: Estimate
-    unpenalised: Estimate | None
-
-
-class ArenaSnapshot(Record):
-    """The same categories on another day; ratings are compared inside one snapshot only, since the scale drifts.
-
-    Verdicts are adjusted over the rows of this snapshot.
-    """
-
-    snapshot: str
-    rows: list[ArenaRow]
-
-
-class Arena(Record):
-    """LMArena rows from one snapshot, or ratings fitted to battles."""
-
-    source: str
-    snapshot: str | None
-    independence_assumed: bool
-    rows: list[ArenaRow]
-    kind: Literal["tables", "battles"] = "tables"
-    scale: str | None = None
-    """What the ratings' zero is, where they were fitted here."""
-    style: list[StyleCoefficient] = []
-    other_snapshots: list[ArenaSnapshot] = []
-    """Oldest first."""
-
-
-class Flip(Record):
-    """A document that one model gets right and the other wrong. The texts are shortened and not to be trusted: escape them."""
-
-    document: str
-    base: float
-    tuned: float
-    prompt: str | None = None
-    target: str | None = None
-    base_answer: str | None = None
-    tuned_answer: str | None = None
-
-
-class BenchmarkRow(Record):
-    """One benchmark metric of both models, paired per document where possible.
-
-    ``headline``: the task's first metric, which counts for the multiplicity of all tasks; the other metrics are a family of
-    their own. ``wins`` and ``losses``: documents that tuned scores higher or lower on, which is better or worse as
-    ``higher_is_better`` says. ``clusters``: how many were resampled, None where documents were. ``p_mcnemar``: exact, over
-    documents, for scores of 0 and 1. ``flips``: the first few documents of either direction.
-    """
-
-    task: str
-    metric: str
-    n: int
-    base: float
-    tuned: float
-    delta: LevelEstimate
-    p: float | None
-    p_adjusted: float | None
-    mde: float | None
-    verdict: Verdict
-    paired: bool
-    source: str
-    headline: bool = False
-    higher_is_better: bool | None = None
-    wins: int | None = None
-    ties: int | None = None
-    losses: int | None = None
-    clusters: int | None = None
-    p_mcnemar: float | None = None
-    flips: list[Flip] = []
-
-
-class AgreementRow(Record):
-    """Whether the inside view (latents) and an outside view agree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    class_: str = Field(alias="class")
-    category_or_task: str
-    latent_verdict: Verdict
-    outside_verdict: Verdict
-    agrees: bool | None
-    reversed: bool = False
-    """A higher score of the outside measure means less of the class; ``outside_verdict`` is turned round already."""
-
-
-class RankCorrelation(Record):
-    """Spearman's ρ between class shifts and outside deltas over ``n`` pairs; null, with ``note``, where it cannot be given."""
-
-    of: Literal["arena", "benchmarks"]
-    n: int
-    classes: int
-    value: Estimate
-    note: str | None = None
-
-
 class Example(Record):
     """One activating excerpt; ``activations[i]`` belongs to ``tokens[i]``."""
 
@@ -415,168 +287,6 @@ class TopLatent(Record):
     weak: bool | None = None
     """Whether ``detection`` lies below the card's bar; None where it was not measured."""
     examples: list[Example] = []
-
-
-class ProbeRow(Record):
-    """One class or category told from all others by a linear probe: ROC AUC on ``n`` held-out documents, ``positives`` of them of it."""
-
-    code: str
-    name: str
-    n: int
-    positives: int
-    base: Estimate
-    tuned: Estimate
-    diff: Estimate
-    p: float | None
-    p_adjusted: float | None
-    verdict: Verdict
-
-
-class ProbingPanel(Record):
-    """What linear probes on either model's activations of the same documents say; intervals are over held-out prompts."""
-
-    said: str
-    layer: int
-    pooling: str
-    documents_train: int
-    documents_heldout: int
-    prompts_heldout: int
-    base: Estimate
-    """Mean AUC over the categories."""
-    tuned: Estimate
-    diff: Estimate
-    classes: list[ProbeRow]
-    categories: list[ProbeRow]
-
-
-class LensToken(Record):
-    """A token that the mean difference promotes or demotes; ``score`` is in logits above those of the average token."""
-
-    token: str
-    score: Estimate
-    p_adjusted: float
-
-
-class LensScope(Record):
-    """The mean of tuned minus base over the first ``positions`` tokens of every answer, or over all of them (None)."""
-
-    positions: int | None
-    tokens: int
-    documents: int
-    prompts: int
-    norm: Estimate
-    """Length of the mean difference, what chance alone adds to it taken off."""
-    share: Estimate
-    """The same in percent of the mean length of base's residual there."""
-    null_norm: float
-    """Length that 95 % of the differences with random signs stay below, nothing taken off."""
-    p: float
-    up: list[LensToken]
-    down: list[LensToken]
-
-
-class LensPanel(Record):
-    """The training-free activation-difference lens: the mean residual difference in words."""
-
-    layer: int
-    draws: int
-    scopes: list[LensScope]
-
-
-class CausalMeasure(Record):
-    """What patching did to one figure (nats a token, patched minus as it is), beside matched random latents.
-
-    ``random``: mean over the draws, with the smallest and the largest draw for bounds. ``difference``: effect minus a
-    random set, its interval over documents and over which random set it is. The verdict is "down" or "up" only where the
-    intervals of effect and difference both exclude 0 on the same side.
-    """
-
-    effect: Estimate
-    random: Estimate
-    difference: Estimate
-    verdict: Verdict
-
-
-class CausalEffect(Record):
-    """``kl``: KL(tuned ‖ other) of the next token, down is towards the other model; ``nll`` of the text as it stands."""
-
-    kl: CausalMeasure
-    nll: CausalMeasure
-
-
-class CausalRow(Record):
-    """One set of latents, and the ``random`` ones matched to it.
-
-    ``fires`` and ``random_fires``: share of the patched tokens where one of them is active. ``out`` takes them out of tuned,
-    ``into`` puts the other model's share in their place; None where none is ever active.
-    """
-
-    name: str
-    kind: Literal["set", "class", "shifted", "latent"]
-    code: str | None = None
-    latents: list[int] = Field(min_length=1)
-    random: list[list[int]] = []
-    fires: float
-    random_fires: float | None
-    out: CausalEffect | None = None
-    into: CausalEffect | None = None
-
-
-class CausalTask(Record):
-    """One benchmark metric of tuned with the set taken out, minus tuned as it is, over the same documents.
-
-    ``random``: mean change over the random sets, with the smallest and the largest for bounds. The verdict also asks that
-    the change lies beyond all of them.
-    """
-
-    task: str
-    metric: str
-    n: int
-    tuned: float
-    patched: float
-    delta: Estimate
-    p_adjusted: float | None
-    random: Estimate
-    draws: int
-    verdict: Verdict
-
-
-class CausalText(Record):
-    """Greedy answers to one prompt: tuned, tuned with the set taken out, and the other model."""
-
-    prompt: str
-    tuned: str
-    patched: str
-    other: str
-
-    @property
-    def differs(self) -> bool:
-        """Whether patching changed the answer."""
-        return self.tuned != self.patched
-
-
-class CausalPanel(Record):
-    """What happens when latents are patched out of the running tuned model at one layer, over assistant tokens.
-
-    ``kl`` is KL(tuned ‖ other) before anything is patched, ``nll`` tuned's own on the text; nats a token, intervals over
-    documents (those that answer one prompt count as one). ``chosen`` says how the main set was chosen; ``draws`` random
-    sets stand beside each row.
-    """
-
-    other: Literal["base", "anchor"]
-    chosen: Literal["specific", "nearest"]
-    layer: int
-    dtype: str
-    assistant_only: bool
-    documents: int
-    tokens: int
-    patched_tokens: int
-    draws: int
-    kl: Estimate
-    nll: Estimate
-    rows: list[CausalRow]
-    tasks: list[CausalTask] = []
-    texts: list[CausalText] = []
 
 
 class Kappa(Record):
@@ -631,52 +341,6 @@ class Coverage(Record):
 
     languages: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-
-
-GateVerdict = Literal["pass", "fail", "inconclusive"]
-
-
-class Rule(Record):
-    """One gate rule and what it saw.
-
-    ``value`` is the number that decided (None where it is missing, or a word: ``word``), at the path ``at``, of the estimate
-    ``interval`` and over ``n`` items where there are such. ``bound`` is what it had to pass. A rule of severity "warn", or
-    one that is ``waived``, leaves the gate's verdict alone.
-    """
-
-    rule: str
-    value: float | None
-    verdict: GateVerdict
-    name: str | None = None
-    severity: Literal["fail", "warn"] = "fail"
-    waived: bool = False
-    at: str | None = None
-    bound: str | None = None
-    word: str | None = None
-    interval: Estimate | None = None
-    n: int | None = None
-    notes: list[str] = []
-    line: int | None = None
-    """Line of the policy file."""
-
-    @property
-    def counts(self) -> bool:
-        """Whether the gate's verdict rests on this rule."""
-        return self.severity == "fail" and not self.waived
-
-
-class Gate(Record):
-    """The gate's verdict over all rules."""
-
-    verdict: GateVerdict
-    rules: list[Rule]
-    policy: str | None = None
-    baseline: str | None = None
-    checked: str | None = None
-    """The day on which waivers were looked at."""
-    fast: bool = False
-    """Decided on a small budget: a bound that the interval straddles is inconclusive."""
-    notes: list[str] = []
 
 
 class Provenance(Record):

@@ -23,7 +23,7 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import analysis, fit
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.annotation import Annotation, Evidence
-from modeldiff_eval.diff import null_pair
+from modeldiff_eval.dictionaries import null_pair
 from modeldiff_eval.organism_bench import DIFF_SETTINGS, probe_file
 from modeldiff_eval.organism_files import Organism, choose
 from modeldiff_eval.organisms import Material, make_adapter

@@ -22,7 +22,7 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import fit, methods
 from modeldiff_eval import latents as measure
 from modeldiff_eval import workspace as ws
-from modeldiff_eval.diff import null_pair
+from modeldiff_eval.dictionaries import null_pair
 from modeldiff_eval.difference import EXCHANGE_BLOCKS, changed, exchanged, numerical
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.settings import make_settings

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from modeldiff_eval.diff import _require_arena, gather_evidence
 from modeldiff_eval.errors import EvidenceError, NotListedError
+from modeldiff_eval.outside import gather_evidence, require_arena_input
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.settings import Settings, command_line, make_settings
 
@@ -30,14 +30,14 @@ def gathered(chosen: Settings) -> Any:
 
 def test_both_models_are_found(tmp_path: Path) -> None:
     chosen = settings(tmp_path)
-    _require_arena(chosen)
+    require_arena_input(chosen)
     outside = gathered(chosen)
     assert outside.arena.rows[0].delta.value == 50
 
 
 def test_a_model_that_is_not_listed_is_a_named_gap(tmp_path: Path) -> None:
     chosen = settings(tmp_path, tuned="lab/base-simp")
-    _require_arena(chosen)
+    require_arena_input(chosen)
     outside = gathered(chosen)
     assert outside.arena is None
     [caveat] = outside.caveats
@@ -47,16 +47,16 @@ def test_a_model_that_is_not_listed_is_a_named_gap(tmp_path: Path) -> None:
 
 def test_a_name_that_was_typed_must_be_there(tmp_path: Path) -> None:
     chosen = settings(tmp_path, arena_names=("base", "base-simp"))
-    for call in (_require_arena, gathered):
+    for call in (require_arena_input, gathered):
         with pytest.raises(NotListedError, match="Did you mean 'base-simpo'"):
             call(chosen)
 
 
 def test_wrong_files_stop_a_run_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="cannot be read"):
-        _require_arena(settings(tmp_path, arena=str(tmp_path / "none.csv")))
+        require_arena_input(settings(tmp_path, arena=str(tmp_path / "none.csv")))
     with pytest.raises(EvidenceError, match="need --arena"):
-        _require_arena(settings(tmp_path, arena=None, arena_snapshot="2025-01-01"))
+        require_arena_input(settings(tmp_path, arena=None, arena_snapshot="2025-01-01"))
 
 
 def test_the_command_names_the_snapshot(tmp_path: Path) -> None:
