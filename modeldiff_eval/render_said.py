@@ -93,7 +93,7 @@ def _parts(card: Card) -> str:
     change = part.changes[code]
     return (
         f"{len(clear)} intervals exclude 0; the largest of them is {cut(names.get(code, code), 120)} on {cut(part.part, 60)} ({part.split}), "
-        f"{number(change.value, signed=True)} % ({interval(change)})."
+        f"{number(change.value, signed=True)}\u00a0% ({interval(change)})."
     )
 
 

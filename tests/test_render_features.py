@@ -61,7 +61,7 @@ def test_the_largest_change_by_kind_of_text_is_named() -> None:
         update={"activation_by": [split("user", 9.0, 10.0), split("assistant", -4.0, 1.0)]}
     )
     assert said(card)["parts"] == (
-        "1 intervals exclude 0; the largest of them is Safety & Content Moderation on assistant (token kind), −4.0 % (−5.0 … −3.0)."
+        "1 intervals exclude 0; the largest of them is Safety & Content Moderation on assistant (token kind), −4.0\u00a0% (−5.0 … −3.0)."
     )
     html = render_html(card)
     assert html.count('class="num tint hd4"') == 1
