@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modeldiff_eval import batch_run, cli
+from modeldiff_eval import batch_run, cli, commands
 from modeldiff_eval.batch import Pair
 from modeldiff_eval.batch_run import Report
 from modeldiff_eval.batch_stages import Outcome
@@ -138,7 +138,7 @@ def test_json_and_quiet(run: Run, batches: list[Any]) -> None:
 def test_every_setting_of_the_main_command_is_one_of_a_batch() -> None:
     import typer
 
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(commands.app)
     main, own = ({p.name for p in command.params} for command in (group, group.commands["compare"]))
     ours = set(Settings.model_fields)
     assert {name for name in main if set(settings_flags({name: None})) & ours} - own == {"title"}
