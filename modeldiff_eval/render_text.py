@@ -54,6 +54,7 @@ _C0 = (
     *("NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "HT", "LF", "VT", "FF", "CR", "SO", "SI"),
     *("DLE", "DC1", "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US"),
 )
+_PERHAPS_INVISIBLE = re.compile("[^ -~]")
 _JOINERS = {0x200C, 0x200D}  # part of ordinary Persian, Hindi and emoji text
 
 
@@ -94,8 +95,9 @@ def visible_parts(text: str) -> Markup:
         return escape(text)
     out: list[str] = []
     start = 0
-    for at, char in enumerate(text):
+    for found in _PERHAPS_INVISIBLE.finditer(text):
         # Whatever is printable is shown as itself, so runs of it are escaped at once.
+        at, char = found.start(), found[0]
         if not char.isprintable() and (symbol := _symbol(char)) is not None:
             out += [str(escape(text[start:at])), f'<span class="ctl">{escape(symbol)}</span>']
             start = at + 1
@@ -119,7 +121,7 @@ def number(value: float | None, digits: int = 1, *, signed: bool = False) -> str
         return ABSENT
     group = "," if abs(value) >= 10_000 else ""
     text = f"{abs(value):{group}.{digits}f}".replace(",", "\u202f")
-    if not any(char in text for char in "123456789"):
+    if not text.strip("0."):  # Nothing is left of it but noughts, and nought has no sign.
         return text
     sign = MINUS if value < 0 else "+" if signed else ""
     return sign + text
