@@ -183,9 +183,6 @@ def _nulls(contests: Sequence[Contest], draws: int, rng: np.random.Generator) ->
     out = []
     for one, moved in zip(contests, weighted_sums(tables, draws, COINS, rng), strict=True):
         base, tuned = one.base.features.sum(axis=0), one.tuned.features.sum(axis=0)
-        if one.is_mean and base[1] == tuned[1] and not moved[:, 1].any():  # one denominator, which swaps leave as it is
-            out.append((tuned[0] - base[0] - 2 * moved[:, 0]) / base[1])
-            continue
         out.append(one.tuned.finish(tuned - moved) - one.base.finish(base + moved))
     return out
 

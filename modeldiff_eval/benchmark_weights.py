@@ -107,7 +107,7 @@ class _Place(NamedTuple):
 class _Stack(NamedTuple):
     """Columns of several tables, each a row here, padded with zeros to one length and to a multiple of four rows.
 
-    A product of four rows takes no more time than one of the fourth alone.
+    24 rows are multiplied faster than 21.
     """
 
     rows: Float32Array

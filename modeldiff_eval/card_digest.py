@@ -43,7 +43,7 @@ def seal_of(record: Mapping[str, Any]) -> Seal:
 
 
 def _canonical(value: Any) -> Any:
-    if isinstance(value, str):  # first, and most of a card
+    if isinstance(value, str):
         return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else value

@@ -31,7 +31,7 @@ def read_card(path: Path | str) -> Card:
 
 
 def read_card_file(path: Path | str) -> CardFile:
-    """:func:`read_card`, with its file and what its checksum says (which takes as long as to read it)."""
+    """:func:`read_card`, with its file and what its checksum says (which takes twice as long as to read it)."""
     file = _file(path)
     card, found = _read(file)
     return CardFile(card, file, seal_of(found))

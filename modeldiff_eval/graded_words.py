@@ -22,10 +22,12 @@ def shifted(latents: Latents, nulls: Mapping[str, Shifted]) -> list[str]:
     if not nulls:
         return []
     sides = {"base": latents.base.shifted, "tuned": latents.tuned.shifted}
-    counts = " and ".join(f"{sides[role]} latents of {role}" for role in ("base", "tuned") if role in nulls)
+    counted = [(role, sides[role]) for role in ("base", "tuned") if role in nulls]
+    counts = " and ".join(f"{n} latent{'' if n == 1 else 's'} of {role}" for role, n in counted)
+    verb = "is" if [n for _, n in counted] == [1] else "are"
     rates = sorted({f"{100 * null.fdr:g} %" for null in nulls.values()})
     return [
-        f"{counts} are shifted (less of them in the other model) at a stated false discovery rate of {' and '.join(rates)}."
+        f"{counts} {verb} shifted (less of them in the other model) at a stated false discovery rate of {' and '.join(rates)}."
     ]
 
 

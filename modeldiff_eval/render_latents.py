@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -22,7 +21,6 @@ MAX_EXAMPLES = 5
 BEFORE, AFTER = 60, 30
 TOKEN_LIMIT = 80
 LEVELS = 6
-_MARKUP = re.compile("[&<>\"']")
 
 
 class Piece(NamedTuple):
@@ -73,10 +71,10 @@ def pieces(example: Example) -> list[Piece]:
 
 def marked(example: Example, tag: str = "span") -> Markup:
     """Escaped HTML of an example, its active tokens in elements ``tag``; by hand, since a large part of a card is this."""
-    parts = []
-    for text, level, value in pieces(example):
-        shown = text if text.isprintable() and not _MARKUP.search(text) else visible_parts(text)
-        parts.append(f'<{tag} class="t{level}" title="{value}">{shown}</{tag}>' if level else shown)
+    parts = [
+        f'<{tag} class="t{level}" title="{value}">{visible_parts(text)}</{tag}>' if level else visible_parts(text)
+        for text, level, value in pieces(example)
+    ]
     return Markup("".join(parts))
 
 

@@ -146,6 +146,7 @@ def test_words_without_and_with_a_null_control() -> None:
     (said,) = graded_words.shifted(latents(12), {"base": null, "tuned": null})
     assert "12 latents of base and 12 latents of tuned are shifted" in said
     assert "5 %" in said
+    assert graded_words.shifted(latents(1), {"tuned": null})[0].startswith("1 latent of tuned is shifted")
     about = graded_words.caveats(latents(12), {"tuned": null})[1]
     assert "within ±0.93" in about
     assert "0.4 %" in about
