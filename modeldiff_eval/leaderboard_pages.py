@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ PARALLEL = 8
 _FOLDER = re.compile(r"[a-z0-9-]{1,48}-[0-9a-f]{10}")
 
 
+Item = tuple[Card, Path, str]
+_items: list[Item] = []
+"""What processes made by a fork find in their memory: sending a card costs as much as making half its page."""
+
+
 @contextmanager
 def making(places: Sequence[tuple[Found, Path]], workers: int) -> Iterator[None]:
     """Make the page of every card in its folder, as far as it is not there, while the block runs."""
@@ -33,11 +39,25 @@ def making(places: Sequence[tuple[Found, Path]], workers: int) -> Iterator[None]
         for item in items:
             _page(item)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = pool.map(_page, items, chunksize=4)
+    _page(items.pop(0))  # Templates are compiled here, once, and not in every fork.
+    with _pool(workers, items) as pages:
         yield
-        for _ in pending:
+        for _ in pages:
             pass
+
+
+@contextmanager
+def _pool(workers: int, items: list[Item]) -> Iterator[Iterator[None]]:
+    forks = sys.platform == "linux"
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork" if forks else "spawn")) as pool:
+        if not forks:
+            yield pool.map(_page, items, chunksize=4)
+            return
+        _items[:] = items
+        try:
+            yield pool.map(_page_at, range(len(items)), chunksize=4)
+        finally:
+            _items.clear()
 
 
 def forget(folder: Path, listed: set[str]) -> None:
@@ -50,7 +70,11 @@ def forget(folder: Path, listed: set[str]) -> None:
                 old.rmdir()
 
 
-def _page(item: tuple[Card, Path, str]) -> None:
+def _page_at(place: int) -> None:
+    _page(_items[place])
+
+
+def _page(item: Item) -> None:
     card, folder, digest = item
     links = [("Leaderboard", "../../index.html"), ("JSON", "card.json")]
     write_text(folder / "card.html", render_html(card, links=links) + _stamp(digest))

@@ -10,13 +10,15 @@ from functools import cache
 from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.compiler import CodeGenerator
+from jinja2.nodes import Node
 from markupsafe import Markup
 
-from modeldiff_eval import naming_words, render_latents, render_maps, render_outside
+from modeldiff_eval import naming_words, render_cells, render_latents, render_maps, render_outside, render_svg
 from modeldiff_eval import render_text as text
 from modeldiff_eval import render_view as view
 from modeldiff_eval.gate_words import notes_text, ordered, result, seen_text
-from modeldiff_eval.records import Card, Gate, Verdict
+from modeldiff_eval.records import Card, Gate
 from modeldiff_eval.render_anchor import Anchors
 from modeldiff_eval.render_causal import causal_view
 from modeldiff_eval.render_curve import training
@@ -31,7 +33,18 @@ PAPERS: tuple[Paper, ...] = ("a4", "letter")
 
 GATE_WORDS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 NOT_GATED = "NOT GATED"
-_TONE: dict[Verdict | None, str] = {"up": "up", "down": "down", "unclear": "ns", "not covered": "off", None: ""}
+
+
+class _Lean(CodeGenerator):
+    """Templates escape by :func:`~modeldiff_eval.render_text.escaped`: a page has thousands of values, and most need no escape.
+
+    Should Jinja write its imports in another way some day, its own ``escape`` stays in place.
+    """
+
+    def writeline(self, x: str, node: Node | None = None, extra: int = 0) -> None:
+        super().writeline(x, node, extra)
+        if x.startswith("from jinja2.runtime import "):
+            super().writeline("from modeldiff_eval.render_text import escaped as escape")
 
 
 @cache
@@ -45,6 +58,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    env.code_generator_class = _Lean
     env.filters |= {
         "visible": text.visible_html,
         "name": text.name_html,
@@ -58,8 +72,10 @@ def environment() -> Environment:
         "p_value": text.p_value,
         "verdict": lambda verdict: text.VERDICT_TEXT[verdict],
         "digits": view.benchmark_digits,
-        "tone": lambda verdict: _TONE[verdict],
+        "tone": lambda verdict: render_cells.TONE[verdict],
         "brief": lambda value: text.cut(value, 12),
+        "chip": render_cells.chip,
+        "cell": render_cells.cell,
         "marked": render_latents.marked,
         "class_of": render_latents.class_of,
         "graded_n": view.graded_n,
@@ -73,7 +89,8 @@ def environment() -> Environment:
         "absent": text.ABSENT,
         "max_examples": render_latents.MAX_EXAMPLES,
         "max_latents": render_latents.MAX_LATENTS,
-        "shades": render_maps.SHADES,
+        "svg": render_svg,
+        "fact": render_cells.fact,
         "terms": TERMS,
     }
     return env

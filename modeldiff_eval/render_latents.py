@@ -46,27 +46,26 @@ def latent_groups(card: Card) -> list[Group]:
 
 def pieces(example: Example) -> list[Piece]:
     """Text runs of an example around its strongest token, quiet neighbours merged."""
-    values = [v if math.isfinite(v) else 0.0 for _, v in zip(example.tokens, example.activations, strict=False)]
+    values = list(example.activations[: len(example.tokens)])
     if not values:
         return [Piece(example.text[: 8 * (BEFORE + AFTER)], 0, "")]
+    if not all(map(math.isfinite, values)):
+        values = [v if math.isfinite(v) else 0.0 for v in values]
     top = max(values)
     peak = values.index(top)
     start, stop = max(0, peak - BEFORE), min(len(values), peak + AFTER + 1)
+    tokens = [token if len(token) <= TOKEN_LIMIT else cut(token, TOKEN_LIMIT) for token in example.tokens[start:stop]]
     out: list[Piece] = [Piece("\u2026", 0, "")] if start else []
-    quiet: list[str] = []
-    for whole, value in zip(example.tokens[start:stop], values[start:stop], strict=True):
-        token = cut(whole, TOKEN_LIMIT)
-        level = math.ceil(LEVELS * value / top - 0.5) if top > 0 and value > 0 else 0
-        if level <= 0:
-            quiet.append(token)
+    done = 0
+    for i, value in enumerate(values[start:stop]):
+        if value <= 0 or (level := math.ceil(LEVELS * value / top - 0.5)) <= 0:
             continue
-        if quiet:
-            out.append(Piece("".join(quiet), 0, ""))
-            quiet = []
-        out.append(Piece(token, level, compact(value)))
-    if stop < len(values):
-        quiet.append("\u2026")
-    return [*out, Piece("".join(quiet), 0, "")] if quiet else out
+        if i > done:
+            out.append(Piece("".join(tokens[done:i]), 0, ""))
+        out.append(Piece(tokens[i], level, compact(value)))
+        done = i + 1
+    rest = "".join(tokens[done:]) + ("\u2026" if stop < len(values) else "")
+    return [*out, Piece(rest, 0, "")] if rest else out
 
 
 def marked(example: Example, tag: str = "span") -> Markup:

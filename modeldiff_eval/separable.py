@@ -5,8 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
-
-from scipy.stats import norm
+from statistics import NormalDist
 
 from modeldiff_eval.records import Estimate
 from modeldiff_eval.stats import ALPHA, Z
@@ -32,7 +31,7 @@ def stretched(estimate: Estimate, n: int) -> tuple[float, float] | None:
 
 @cache
 def _factor(n: int) -> float:
-    return float(norm.isf(ALPHA / 2 / n)) / Z
+    return -NormalDist().inv_cdf(ALPHA / 2 / n) / Z
 
 
 def groups(estimates: Sequence[Estimate]) -> list[int | None]:

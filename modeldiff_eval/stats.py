@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.records import Estimate, Verdict
@@ -24,8 +24,8 @@ FloatArray = NDArray[np.float64]
 LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.80
-Z = float(norm.ppf(0.5 + LEVEL / 2))
-MDE_FACTOR = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER))
+Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+MDE_FACTOR = Z + NormalDist().inv_cdf(POWER)
 """``z(0.975) + z(0.80)``, about 2.80."""
 
 _DIGITS = 6
@@ -178,7 +178,7 @@ def interval_p(value: Estimate) -> float | None:
     half = abs(value.value - bound)
     if half == 0:
         return 1.0 if value.value == 0 else 0.0
-    return float(2 * norm.sf(abs(value.value) * Z / half))
+    return math.erfc(abs(value.value) * Z / half / math.sqrt(2))
 
 
 def effective_n(sizes: NDArray[np.int64] | FloatArray) -> float | None:

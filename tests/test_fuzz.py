@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections import Counter
@@ -62,3 +63,23 @@ def test_spoiling_spoils() -> None:
 def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         read_json(text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+        max_leaves=12,
+    ),
+    st.booleans(),
+)
+def test_what_json_reads_is_read_so(value: object, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert read_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['"\\ud800"', "[" * 400 + "]" * 400, "\ufeff[1]".encode(), '{"a": 1, "a": 2}', "[-0, 1e400]"]
+)
+def test_what_only_json_takes_is_read_too(text: str | bytes) -> None:
+    assert read_json(text) == json.loads(text)

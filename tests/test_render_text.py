@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup, escape
 
 from modeldiff_eval.records import Estimate, Example
+from modeldiff_eval.render_html import environment
 from modeldiff_eval.render_latents import LEVELS, pieces
 from modeldiff_eval.render_scale import scale
-from modeldiff_eval.render_text import interval, number, visible, visible_html
+from modeldiff_eval.render_text import escaped, interval, number, visible, visible_html
 
 
 def test_marks_sit_where_the_numbers_say() -> None:
@@ -63,6 +66,26 @@ def test_foreign_text_is_made_visible() -> None:
     )
     assert visible_html("<b>\u202e") == '<bdi>&lt;b&gt;<span class="ctl">RLO</span></bdi>'
     assert len(visible("x" * 500, limit=100)) == 100
+
+
+class _OfItsOwn:
+    def __html__(self) -> str:
+        return "<i>own</i>"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["plain", "<a href='x'>\"&\"</a>", Markup("<b>&amp;</b>"), 3, -0.5, None, True, _OfItsOwn(), "\ud800 caf\u00e9"],
+)
+def test_escaping_is_that_of_markupsafe(value: object) -> None:
+    assert str(escaped(value)) == str(escape(value))
+
+
+def test_templates_escape_by_it() -> None:
+    assert "escaped as escape" in environment().compile("{{ x }}", raw=True)
+    assert environment().from_string("{{ x }} {{ y }}").render(x="<b>", y=Markup("<i>")) == "&lt;b&gt; <i>"
+    with pytest.raises(UndefinedError):
+        environment().from_string("{{ missing }}").render()
 
 
 def test_example_tokens_are_windowed_and_levelled() -> None:

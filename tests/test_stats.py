@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, false_discovery_control, gamma
+from scipy.stats import beta, false_discovery_control, gamma, norm
 
 from modeldiff_eval.errors import SettingsError
 from modeldiff_eval.records import ClassRow, Estimate
 from modeldiff_eval.stats import (
+    MDE_FACTOR,
+    Z,
     benjamini_hochberg,
     difference_of_estimates,
     effective_n,
@@ -89,6 +91,14 @@ def test_square_root_rule_with_asymmetric_bounds() -> None:
     assert (back.low, back.high) == (-e.high, -e.low)
     open_ended = difference_of_estimates(base, Estimate(value=120, low=117, high=None))
     assert (open_ended.low, open_ended.high) == (15, None)
+
+
+def test_normal_quantiles_and_tails_are_scipys() -> None:
+    assert pytest.approx(norm.ppf(0.975), rel=1e-14) == Z
+    assert pytest.approx(norm.ppf(0.975) + norm.ppf(0.8), rel=1e-14) == MDE_FACTOR
+    for z in (0.1, 1.0, 3.0, 8.0, 30.0):
+        p = interval_p(Estimate(value=z, low=z - Z, high=z + Z))
+        assert p == pytest.approx(2 * norm.sf(z), rel=1e-12)
 
 
 def test_interval_p_is_five_percent_when_a_bound_touches_zero() -> None:
