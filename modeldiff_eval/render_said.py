@@ -46,11 +46,12 @@ def _moved(rows: Sequence[ClassRow], what: str) -> str:
     if not rows:
         return ""
     views = [
-        ("By the share of specific latents", [(row.name, row.verdict) for row in rows if row.diff.value is not None])
+        ("By the share of specific latents", [(row.name, row.verdict) for row in rows if row.diff.value is not None]),
+        (
+            "On the same tokens, by activation",
+            [(r.name, r.activation.verdict) for r in rows if r.activation and r.activation.change.value is not None],
+        ),
     ]
-    views.append(
-        ("On the same tokens, by activation", [(row.name, row.activation.verdict) for row in rows if row.activation])
-    )
     out = []
     for view, found in views:
         if not found:
@@ -61,10 +62,9 @@ def _moved(rows: Sequence[ClassRow], what: str) -> str:
             if any(verdict == key for _, verdict in found)
         ]
         rest = sum(verdict == "unclear" for _, verdict in found)
-        told = _and(moves) if moves else f"none of the {len(found)} {what} can be told from no change"
-        out.append(
-            f"{view}, {told}" + (f"; {rest} of {len(found)} {what} cannot be told from no change." if moves else ".")
-        )
+        all_of = f"{len(found)} {what}{' with a figure' if len(found) < len(rows) else ''}"
+        told = _and(moves) if moves else f"none of the {all_of} can be told from no change"
+        out.append(f"{view}, {told}" + (f"; {rest} of {all_of} cannot be told from no change." if moves else "."))
     return " ".join(out) or f"No share is defined for the {what}: a side has no annotated specific latent."
 
 

@@ -17,7 +17,7 @@ from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import terminal_lines
 from modeldiff_eval.render_scale import Scale
-from modeldiff_eval.render_text import VERDICT_TEXT, compact, interval, number, visible
+from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, compact, interval, judged, number, visible
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, class_scales, verdict_line
 
 _STYLE: dict[Verdict, str] = {"up": "bold blue", "down": "bold yellow", "unclear": "dim", "not covered": "dim"}
@@ -113,7 +113,7 @@ def _classes(card: Card, width: int, ascii_only: bool) -> Table:
         ]
         if not tight:
             cells += [
-                cell(_bar(line, row.diff, row.verdict, bar), style), cell(VERDICT_TEXT[row.verdict], style),
+                cell(_bar(line, row.diff, row.verdict, bar), style), cell(judged(row.diff, row.verdict), style),
             ]  # fmt: skip
         if activation:
             cells.append(cell(*_activation(row.activation)))
@@ -128,6 +128,8 @@ def _marked(value: str, verdict: Verdict) -> str:
 def _activation(change: ActivationChange | None) -> tuple[str, str]:
     if change is None:
         return "\u2014", "dim"
+    if change.change.value is None and change.verdict == "unclear":
+        return UNDEFINED, "dim"
     words = _marked(number(change.change.value, signed=True), change.verdict)
     return f"{words} ({interval(change.change)})", _STYLE[change.verdict]
 
@@ -161,7 +163,7 @@ def _elo(card: Card, ascii_only: bool) -> Table | Text:
         words = (
             visible(row.category, limit=60),
             f"{number(row.delta.value, signed=True)} ({interval(row.delta)})",
-            VERDICT_TEXT[row.verdict],
+            judged(row.delta, row.verdict),
             "not listed" if style is None else f"{number(style.value, signed=True)} ({interval(style)})",
         )
         table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))
@@ -178,7 +180,7 @@ def _benchmarks(card: Card, ascii_only: bool) -> Table | Text:
         words = (
             f"{visible(row.task, limit=40)} {visible(row.metric, limit=24)}",
             f"{benchmark_delta(row)} ({benchmark_range(row)})",
-            VERDICT_TEXT[row.verdict],
+            judged(row.delta, row.verdict),
             number(row.n, 0),
         )
         table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))

@@ -27,6 +27,9 @@ VERDICT_TEXT: dict[Verdict, str] = {
     "not covered": "not covered",
 }
 
+UNDEFINED = "undefined"
+"""In place of a verdict where there is no number, such as the share of a side without latents."""
+
 _NAMED = {
     0x09: "\u21e5",
     0x0A: "\u21b5",
@@ -88,6 +91,11 @@ def visible(text: str, *, limit: int | None = None) -> str:
     if text.isprintable():
         return text
     return "".join(char if (symbol := _symbol(char)) is None else _bracketed(symbol) for char in text)
+
+
+def judged(estimate: Estimate, verdict: Verdict) -> str:
+    """A verdict in words; where there is no number, there was nothing to judge."""
+    return UNDEFINED if estimate.value is None and verdict == "unclear" else VERDICT_TEXT[verdict]
 
 
 def escaped(value: object) -> str:

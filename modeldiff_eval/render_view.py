@@ -14,10 +14,9 @@ from modeldiff_eval.records import (
     ClassRow,
     Estimate,
     GradedShare,
-    Verdict,
 )
 from modeldiff_eval.render_scale import Scale, scale
-from modeldiff_eval.render_text import interval, number, p_value
+from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, interval, judged, number, p_value
 
 
 @dataclass(frozen=True)
@@ -220,11 +219,5 @@ def coverage_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]
 
 def verdict_line(card: Card) -> str:
     """How many classes moved, in words: ``2 ▲ up, 1 ▼ down, 4 n.s.``"""
-    tally = Counter(row.verdict for row in card.classes)
-    words: list[tuple[Verdict, str]] = [
-        ("up", "\u25b2 up"),
-        ("down", "\u25bc down"),
-        ("unclear", "n.s."),
-        ("not covered", "not covered"),
-    ]
-    return ", ".join(f"{tally[key]} {word}" for key, word in words if tally[key])
+    tally = Counter(judged(row.diff, row.verdict) for row in card.classes)
+    return ", ".join(f"{tally[word]} {word}" for word in (*VERDICT_TEXT.values(), UNDEFINED) if tally[word])

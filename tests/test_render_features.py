@@ -7,16 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sample_cards import full_card
 from sample_extremes import with_maps
 from sample_pages import CARDS, Page
 
 from modeldiff_eval.records import ActivationSplit, Card, Estimate
-from modeldiff_eval.render import render_html
+from modeldiff_eval.render import render_html, render_markdown
 from modeldiff_eval.render_glossary import TERMS, in_plain_words
 from modeldiff_eval.render_latents import PAGED_LATENTS, latent_groups, strongest
 from modeldiff_eval.render_maps import SHADES, histograms, nu_charts
 from modeldiff_eval.render_said import said
-from modeldiff_eval.render_view import arena_more, benchmark_flips, benchmark_more, heat, largest_clear
+from modeldiff_eval.render_view import arena_more, benchmark_flips, benchmark_more, heat, largest_clear, verdict_line
 
 
 def test_every_class_category_and_latent_has_an_address() -> None:
@@ -50,6 +51,36 @@ def test_sentences_count_what_the_record_says() -> None:
     assert set(said(CARDS["minimal"]).values()) == {""}
     page = Page(render_html(CARDS["plain"])).text
     assert all(re.sub(r"\s+", " ", sentence) in page for sentence in found.values())
+
+
+def test_a_class_without_a_number_is_undefined_and_not_called_unclear() -> None:
+    """Where a class has no latent there was nothing to judge; it is not one more class without a change."""
+    card, nothing = full_card(hostile=False), Estimate(value=None, low=None, high=None)
+    rows = []
+    for row in card.classes:
+        if row.activation is None or row.code not in "CEF":
+            rows.append(row)
+            continue
+        empty = row.activation.model_copy(update={"change": nothing, "verdict": "unclear"})
+        rows.append(row.model_copy(update={"activation": empty, "diff": nothing, "verdict": "unclear"}))
+    holed = card.model_copy(update={"classes": rows})
+    assert said(holed)["classes"] == (
+        "By the share of specific latents, Safety & Content Moderation rose and User Interaction Management fell; "
+        "1 of 4 classes with a figure cannot be told from no change. On the same tokens, by activation, none of the 3 classes with a "
+        "figure can be told from no change."
+    )
+    table, before = (
+        Page(render_html(c).split('<table class="forest')[1].split("</table>")[0]).text for c in (holed, card)
+    )
+    assert (before.count("undefined"), table.count("undefined")) == (0, 6)
+    assert before.count("n.s.") - table.count("n.s.") == sum(
+        verdict == "unclear"
+        for row in card.classes
+        if row.code in "CEF"
+        for verdict in (row.verdict, row.activation.verdict if row.activation else None)
+    )
+    assert "3 undefined" in verdict_line(holed)
+    assert "| undefined |" in render_markdown(holed)
 
 
 def test_the_largest_change_by_kind_of_text_is_named() -> None:

@@ -122,7 +122,7 @@ def test_undefined_numbers_are_dashes_and_not_zeros() -> None:
     assert "None" not in text
     row = re.search(r'<td class="val">(.*?)</td>', html, re.S)
     assert row is not None
-    assert Page(row[1]).text.strip() == "\u2014 n.s. \u2014 (no interval)"
+    assert Page(row[1]).text.strip() == "\u2014 undefined"
     assert "<circle" not in html.split("Outside: arena")[0]
 
 
