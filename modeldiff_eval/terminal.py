@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,11 @@ from modeldiff_eval.progress import Advance, Reporter
 
 
 class TerminalReporter(Reporter):
-    """Draws each stage; on a pipe or in a log file it prints one line when a stage is done."""
+    """Draws each stage; on a pipe or in a log file it prints one line when a stage is done, and one a minute until then: a job
+    that writes nothing for minutes is taken for dead."""
+
+    EVERY = 60.0
+    """Seconds between the lines of a long stage that is not drawn."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,30 +32,33 @@ class TerminalReporter(Reporter):
         columns = (SpinnerColumn(), *text, TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=not self._live, disable=not self._live) as progress:
             task = progress.add_task(title, total=None, rate="")
-            yield self._advance(progress, task, unit)
+            yield self._advance(progress, task, title, unit)
             progress.update(task, completed=progress.tasks[0].total or 1, total=progress.tasks[0].total or 1)
             if not self._live:
-                self._console.print(
-                    f"{title}: {progress.tasks[0].finished_time or 0:.0f} s", highlight=False, markup=False
-                )
+                self.note(f"{title}: {progress.tasks[0].finished_time or 0:.0f} s")
 
-    @staticmethod
-    def _advance(progress: Progress, task: TaskID, unit: str) -> Advance:
+    def _advance(self, progress: Progress, task: TaskID, title: str, unit: str) -> Advance:
         first: list[tuple[int, float]] = []  # What a resumed stage begins with was not done now.
+        said = 0.0
 
         def advance(done: int, total: int) -> None:
+            nonlocal said
             elapsed = progress.tasks[0].elapsed or 0
             if not first:
                 first.append((done, elapsed))
             since = elapsed - first[0][1]
-            speed = f" ({(done - first[0][0]) / since:,.0f}/s)" if since > 0.5 else ""
-            rate = f"{done:,}/{total:,} {unit}{speed}"
+            pace = (done - first[0][0]) / since if since > 0.5 else 0.0
+            rate = f"{done:,}/{total:,} {unit}{f' ({pace:,.0f}/s)' if pace else ''}"
             progress.update(task, completed=done, total=total, rate=rate)
+            if not self._live and elapsed - said >= self.EVERY:
+                said = elapsed
+                left = f", about {max(1, math.ceil((total - done) / pace / 60))} min left" if pace else ""
+                self.note(f"{title}: {rate}{left}")
 
         return advance
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)  # Paths stay whole.
 
 
 def hush() -> None:
