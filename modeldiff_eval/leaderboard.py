@@ -20,7 +20,8 @@ def write_leaderboard(cards: Sequence[Path], out: Path, *, by: str | None = None
         cards: card files, or folders that are searched for ``card.json``.
         out: the site's folder, made if it is not there.
         by: column of the first order, see :class:`~modeldiff_eval.leaderboard_records.Leaderboard`; chosen by what the cards have if left out.
-        workers: processes that make the cards' pages; more than one needs a main module that can be imported again.
+        workers: processes that make the cards' pages; more than one needs a main module that can be imported again wherever this
+            process cannot be forked (other systems than Linux, several threads).
 
     Returns:
         ``html``, ``json`` and ``csv``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,15 +22,14 @@ PARALLEL = 8
 """Pages that make another process worth its start."""
 _FOLDER = re.compile(r"[a-z0-9-]{1,48}-[0-9a-f]{10}")
 
-
 Item = tuple[Card, Path, str]
 _items: list[Item] = []
-"""What processes made by a fork find in their memory: sending a card costs as much as making half its page."""
+"""In a process made by a fork: what it inherited."""
 
 
 @contextmanager
 def making(places: Sequence[tuple[Found, Path]], workers: int) -> Iterator[None]:
-    """Make the page of every card in its folder, as far as it is not there, while the block runs."""
+    """Make the page of every card in its folder, as far as it is not there; several processes do it while the block runs."""
     items = [
         (item.card, folder, item.digest) for item, folder in places if not _current(folder / "card.html", item.digest)
     ]
@@ -39,7 +39,7 @@ def making(places: Sequence[tuple[Found, Path]], workers: int) -> Iterator[None]
         for item in items:
             _page(item)
         return
-    _page(items.pop(0))  # Templates are compiled here, once, and not in every fork.
+    _page(items.pop(0))  # The templates are compiled with it: once, and not in every fork.
     with _pool(workers, items) as pages:
         yield
         for _ in pages:
@@ -48,16 +48,19 @@ def making(places: Sequence[tuple[Found, Path]], workers: int) -> Iterator[None]
 
 @contextmanager
 def _pool(workers: int, items: list[Item]) -> Iterator[Iterator[None]]:
-    forks = sys.platform == "linux"
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork" if forks else "spawn")) as pool:
-        if not forks:
-            yield pool.map(_page, items, chunksize=4)
-            return
-        _items[:] = items
+    """The pages as they are done. A fork has the cards already; sending one costs as much as making half its page."""
+    if sys.platform == "linux" and threading.active_count() == 1:
+        pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=_items.extend, initargs=(items,))
+        pages = pool.map(_page_at, range(len(items)), chunksize=4)
+    else:
+        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        pages = pool.map(_page, items, chunksize=4)
+    with pool:
         try:
-            yield pool.map(_page_at, range(len(items)), chunksize=4)
-        finally:
-            _items.clear()
+            yield pages
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def forget(folder: Path, listed: set[str]) -> None:

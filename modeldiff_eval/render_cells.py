@@ -5,18 +5,17 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from modeldiff_eval.records import Estimate, Verdict
-from modeldiff_eval.render_text import ABSENT, VERDICT_TEXT, escaped, interval, number
+from modeldiff_eval.render_text import ABSENT, TONE, UNDEFINED, VERDICT_TEXT, escaped, interval, judged, number
 
-TONE: dict[Verdict | None, str] = {"up": "up", "down": "down", "unclear": "ns", "not covered": "off", None: ""}
-"""The class of a verdict's colours in the style sheets."""
-_CHIPS = {
-    verdict: Markup(f'<span class="chip {TONE[verdict]}">{text}</span>') for verdict, text in VERDICT_TEXT.items()
+_CHIPS: dict[Verdict | None, Markup] = {
+    **{verdict: Markup(f'<span class="chip {TONE[verdict]}">{text}</span>') for verdict, text in VERDICT_TEXT.items()},
+    None: Markup(f'<span class="absent">{UNDEFINED}</span>'),
 }
 
 
-def chip(verdict: Verdict) -> Markup:
-    """A verdict as a small label."""
-    return _CHIPS[verdict]
+def chip(verdict: Verdict, of: Estimate | None = None) -> Markup:
+    """A verdict as a small label; that on an estimate without a number says so."""
+    return _CHIPS[verdict if of is None else judged(of, verdict)]
 
 
 def cell(estimate: Estimate | None, digits: int, *, signed: bool = False, paged: bool = False) -> Markup:

@@ -14,7 +14,7 @@ from modeldiff_eval.comparison_records import ComparedClass, Comparison, PairDif
 from modeldiff_eval.records import Estimate
 from modeldiff_eval.render_html import environment, style
 from modeldiff_eval.render_scale import scale
-from modeldiff_eval.render_text import VERDICT_TEXT, interval, markdown, number, p_value, visible
+from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, interval, markdown, number, p_value, visible
 from modeldiff_eval.render_view import benchmark_digits
 from modeldiff_eval.resources import resource
 from modeldiff_eval.store import write_text
@@ -140,7 +140,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _said(difference: PairDifference, digits: int = 1) -> str:
     """``+5.3 (−4.0 … +17.7) n.s.``, or why there is none."""
     if difference.value.value is None:
-        return "undefined"
+        return UNDEFINED
     if difference.value.low is None and difference.value.high is None:
         return f"{number(difference.value.value, digits, signed=True)} (no interval)"
     return f"{number(difference.value.value, digits, signed=True)} ({interval(difference.value, digits)}) {VERDICT_TEXT[difference.verdict]}"

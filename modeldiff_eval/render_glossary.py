@@ -37,7 +37,11 @@ TERMS: dict[str, tuple[str, str]] = {
         "A range made so that it holds the true value 19 times out of 20. Where it holds 0 the direction is "
         "open.",
     ),
-    "ns": ("n.s., unclear", "Not significant: the data leave the direction open. It does not mean that nothing changed."),
+    "ns": (
+        "n.s., unclear",
+        "Not significant: the data leave the direction open. It does not mean that nothing changed. "
+        "Where there is no number at all, such as the share of a side without latents, a card says undefined.",
+    ),
     "padj": (
         "p adjusted",
         "How often chance alone would show a difference as large somewhere among all rows of the table. Below 0.05 counts as a "

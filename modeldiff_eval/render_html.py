@@ -72,7 +72,7 @@ def environment() -> Environment:
         "p_value": text.p_value,
         "verdict": lambda verdict: text.VERDICT_TEXT[verdict],
         "digits": view.benchmark_digits,
-        "tone": lambda verdict: render_cells.TONE[verdict],
+        "tone": lambda verdict: text.TONE[verdict],
         "brief": lambda value: text.cut(value, 12),
         "chip": render_cells.chip,
         "cell": render_cells.cell,
@@ -87,6 +87,7 @@ def environment() -> Environment:
     env.tests["share_only"] = text.share_only
     env.globals |= {
         "absent": text.ABSENT,
+        "undefined": text.UNDEFINED,
         "max_examples": render_latents.MAX_EXAMPLES,
         "max_latents": render_latents.MAX_LATENTS,
         "svg": render_svg,
@@ -143,7 +144,7 @@ def render_html(
         "flips": view.benchmark_flips(card.benchmarks),
         "weak": view.weak_rows(card),
         "other_weak": view.other_weak(card),
-        "weak_categories": [row for row in card.categories if row.verdict == "unclear"],
+        "weak_categories": [row for row in card.categories if text.judged(row.diff, row.verdict) == "unclear"],
         "category_groups": view.category_groups(card),
         "category_activation": any(row.activation is not None for row in card.categories),
         "has_null_change": any(r.change is None or r.change.high is None for r in card.categories),

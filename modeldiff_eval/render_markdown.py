@@ -10,7 +10,17 @@ from modeldiff_eval.records import Card, ClassRow, CrosscoderInfo, DifferenceInf
 from modeldiff_eval.render_causal import causal_lines, causal_table
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import simpler
-from modeldiff_eval.render_text import VERDICT_TEXT, arrow, interval, judged, markdown, number, p_value, percent
+from modeldiff_eval.render_text import (
+    VERDICT_TEXT,
+    arrow,
+    interval,
+    judged,
+    markdown,
+    number,
+    p_value,
+    percent,
+    verdict_text,
+)
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, graded_n
 
 LIMIT = 65_536
@@ -98,7 +108,7 @@ def _row(row: ClassRow, *, graded: bool, activation: bool) -> list[str]:
         f"{row.base.count} \u2192 {row.tuned.count}",
         _with_range(row.diff),
         p_value(row.p_adjusted),
-        judged(row.diff, row.verdict),
+        verdict_text(judged(row.diff, row.verdict)),
     ]
     if graded:
         cells.append(
@@ -109,7 +119,7 @@ def _row(row: ClassRow, *, graded: bool, activation: bool) -> list[str]:
         shown = (
             "not measured"
             if change is None
-            else f"{_with_range(change.change)} {judged(change.change, change.verdict)}"
+            else f"{_with_range(change.change)} {verdict_text(judged(change.change, change.verdict))}"
         )
         cells.append(shown)
     return cells
@@ -163,7 +173,7 @@ def _outside(card: Card) -> str:
                 markdown(row.category, limit=80),
                 _with_range(row.delta),
                 "not listed" if row.delta_style is None else _with_range(row.delta_style),
-                judged(row.delta, row.verdict),
+                verdict_text(judged(row.delta, row.verdict)),
             )
             for row in card.arena.rows[:40]
         ]
@@ -183,7 +193,7 @@ def _outside(card: Card) -> str:
                     "\u2013" if count is None else number(count, 0) for count in (row.wins, row.losses, row.ties)
                 ),
                 p_value(row.p_adjusted),
-                judged(row.delta, row.verdict),
+                verdict_text(judged(row.delta, row.verdict)),
             )
             for row in card.benchmarks[:100]
         ]

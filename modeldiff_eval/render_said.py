@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from modeldiff_eval.records import ActivationSplit, Card, ClassRow, Verdict
-from modeldiff_eval.render_text import cut, interval, number
+from modeldiff_eval.render_text import UNDEFINED, cut, interval, judged, number
 from modeldiff_eval.render_view import excludes_zero
 
-_WORDS: tuple[tuple[Verdict, str], ...] = (
+_WORDS: tuple[tuple[Verdict | None, str], ...] = (
     ("up", "rose"),
     ("down", "fell"),
     ("unclear", "cannot be told from no change"),
     ("not covered", "not reached by the corpus"),
+    (None, UNDEFINED),
 )
 _SHOWN = 4
 
@@ -26,14 +27,14 @@ def said(card: Card) -> dict[str, str]:
         "categories": _moved(card.categories, "categories"),
         "graded": _graded(card.classes),
         "parts": _parts(card),
-        "arena": _tally("arena categories", [row.verdict for row in rows]) + _style(card),
-        "benchmarks": _tally("benchmark figures", [row.verdict for row in card.benchmarks]),
+        "arena": _tally("arena categories", [judged(row.delta, row.verdict) for row in rows]) + _style(card),
+        "benchmarks": _tally("benchmark figures", [judged(row.delta, row.verdict) for row in card.benchmarks]),
         "agreement": _agreement(card),
         "coverage": _coverage(card),
     }
 
 
-def _tally(what: str, verdicts: Sequence[Verdict]) -> str:
+def _tally(what: str, verdicts: Sequence[Verdict | None]) -> str:
     if not verdicts:
         return ""
     seen = Counter(verdicts)

@@ -12,9 +12,9 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from modeldiff_eval.records import Verdict
-from modeldiff_eval.render_cells import TONE
 from modeldiff_eval.render_maps import SHADES, Cell
 from modeldiff_eval.render_scale import Mark, Scale, Tick
+from modeldiff_eval.render_text import TONE
 
 INK: dict[Verdict, str] = {"up": "#2166ac", "down": "#b35806", "unclear": "#595959", "not covered": "#8c8c8c"}
 DARK = "#2b3138"

@@ -17,7 +17,7 @@ from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import terminal_lines
 from modeldiff_eval.render_scale import Scale
-from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, compact, interval, judged, number, visible
+from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, compact, interval, judged, number, verdict_text, visible
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, class_scales, verdict_line
 
 _STYLE: dict[Verdict, str] = {"up": "bold blue", "down": "bold yellow", "unclear": "dim", "not covered": "dim"}
@@ -108,12 +108,12 @@ def _classes(card: Card, width: int, ascii_only: bool) -> Table:
         known = row.verdict != "not covered"
         cells = [
             cell(f"{visible(row.code, limit=8)} {visible(row.name, limit=80)}"),
-            cell(_marked(value, row.verdict) if tight and known else value, style),
+            cell(_marked(row.diff, row.verdict) if tight and known else value, style),
             cell(interval(row.diff) if known or not tight else "not covered"),
         ]
         if not tight:
             cells += [
-                cell(_bar(line, row.diff, row.verdict, bar), style), cell(judged(row.diff, row.verdict), style),
+                cell(_bar(line, row.diff, row.verdict, bar), style), cell(verdict_text(judged(row.diff, row.verdict)), style),
             ]  # fmt: skip
         if activation:
             cells.append(cell(*_activation(row.activation)))
@@ -121,17 +121,19 @@ def _classes(card: Card, width: int, ascii_only: bool) -> Table:
     return table
 
 
-def _marked(value: str, verdict: Verdict) -> str:
-    return f"{VERDICT_TEXT[verdict].split()[0] if verdict != 'not covered' else 'n.c.'} {value}"
+def _marked(estimate: Estimate, verdict: Verdict) -> str:
+    if judged(estimate, verdict) is None:
+        return UNDEFINED
+    mark = "n.c." if verdict == "not covered" else VERDICT_TEXT[verdict].split()[0]
+    return f"{mark} {number(estimate.value, signed=True)}"
 
 
 def _activation(change: ActivationChange | None) -> tuple[str, str]:
     if change is None:
         return "\u2014", "dim"
-    if change.change.value is None and change.verdict == "unclear":
-        return UNDEFINED, "dim"
-    words = _marked(number(change.change.value, signed=True), change.verdict)
-    return f"{words} ({interval(change.change)})", _STYLE[change.verdict]
+    words = _marked(change.change, change.verdict)
+    more = "" if change.change.value is None else f" ({interval(change.change)})"
+    return f"{words}{more}", _STYLE[change.verdict]
 
 
 def _bar(line: Scale, estimate: Estimate, verdict: Verdict, width: int) -> str:
@@ -163,7 +165,7 @@ def _elo(card: Card, ascii_only: bool) -> Table | Text:
         words = (
             visible(row.category, limit=60),
             f"{number(row.delta.value, signed=True)} ({interval(row.delta)})",
-            judged(row.delta, row.verdict),
+            verdict_text(judged(row.delta, row.verdict)),
             "not listed" if style is None else f"{number(style.value, signed=True)} ({interval(style)})",
         )
         table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))
@@ -180,7 +182,7 @@ def _benchmarks(card: Card, ascii_only: bool) -> Table | Text:
         words = (
             f"{visible(row.task, limit=40)} {visible(row.metric, limit=24)}",
             f"{benchmark_delta(row)} ({benchmark_range(row)})",
-            judged(row.delta, row.verdict),
+            verdict_text(judged(row.delta, row.verdict)),
             number(row.n, 0),
         )
         table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))

@@ -20,6 +20,8 @@ ABSENT = "\u2014"
 """Printed for an undefined number (JSON ``null``), never 0."""
 
 UP, DOWN = "\u25b2", "\u25bc"
+TONE: dict[Verdict | None, str] = {"up": "up", "down": "down", "unclear": "ns", "not covered": "off", None: ""}
+"""The class of a verdict's colours in the style sheets."""
 VERDICT_TEXT: dict[Verdict, str] = {
     "up": f"{UP} up",
     "down": f"{DOWN} down",
@@ -93,9 +95,14 @@ def visible(text: str, *, limit: int | None = None) -> str:
     return "".join(char if (symbol := _symbol(char)) is None else _bracketed(symbol) for char in text)
 
 
-def judged(estimate: Estimate, verdict: Verdict) -> str:
-    """A verdict in words; where there is no number, there was nothing to judge."""
-    return UNDEFINED if estimate.value is None and verdict == "unclear" else VERDICT_TEXT[verdict]
+def judged(estimate: Estimate, verdict: Verdict) -> Verdict | None:
+    """The verdict on ``estimate``; None where there is no number, and so nothing was judged."""
+    return None if estimate.value is None and verdict == "unclear" else verdict
+
+
+def verdict_text(verdict: Verdict | None) -> str:
+    """A verdict in words."""
+    return UNDEFINED if verdict is None else VERDICT_TEXT[verdict]
 
 
 def escaped(value: object) -> str:

@@ -16,7 +16,7 @@ from modeldiff_eval.records import (
     GradedShare,
 )
 from modeldiff_eval.render_scale import Scale, scale
-from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, interval, judged, number, p_value
+from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, interval, judged, number, p_value, verdict_text
 
 
 @dataclass(frozen=True)
@@ -164,27 +164,27 @@ def weak_rows(card: Card) -> list[Weak]:
     out: list[Weak] = []
     n = f"{card.latents.base.annotated} \u2192 {card.latents.tuned.annotated} latents"
     for row in card.classes:
-        if row.verdict == "unclear" and row.diff.value is not None:
+        if judged(row.diff, row.verdict) == "unclear":
             mde = "not listed" if row.mde is None else f"\u00b1{number(row.mde)} points"
             value = f"{number(row.diff.value, signed=True)} points"
             name = f"{row.code} {row.name}"
             out.append(Weak(name, "share", n, value, interval(row.diff), mde, _p(row.p_adjusted)))
     for row in card.classes:
         change = row.activation
-        if change is not None and change.verdict == "unclear" and change.change.value is not None:
+        if change is not None and judged(change.change, change.verdict) == "unclear":
             n_seen = f"{number(change.n_latents, 0)} latents, {number(change.n_documents, 0)} documents"
             null = "not listed" if change.null_size is None else f"null \u00b1{number(change.null_size)} %"
             value = f"{number(change.change.value, signed=True)} %"
             name = f"{row.code} {row.name}"
             out.append(Weak(name, "activation", n_seen, value, interval(change.change), null, _p(change.p_adjusted)))
     for bench in card.benchmarks:
-        if bench.verdict == "unclear":
+        if judged(bench.delta, bench.verdict) == "unclear":
             mde = "not listed" if bench.mde is None else f"\u00b1{number(bench.mde, benchmark_digits(bench))}"
             name = f"{bench.task} \u00b7 {bench.metric}"
             n_items, value, p = f"{number(bench.n, 0)} items", benchmark_delta(bench), _p(bench.p_adjusted)
             out.append(Weak(name, "benchmark", n_items, value, benchmark_range(bench), mde, p))
     for elo in card.arena.rows if card.arena else []:
-        if elo.verdict == "unclear":
+        if judged(elo.delta, elo.verdict) == "unclear":
             value = f"{number(elo.delta.value, signed=True)} Elo"
             absent = "not listed"
             out.append(Weak(elo.category, "arena", absent, value, interval(elo.delta), absent, absent))
@@ -219,5 +219,5 @@ def coverage_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]
 
 def verdict_line(card: Card) -> str:
     """How many classes moved, in words: ``2 ▲ up, 1 ▼ down, 4 n.s.``"""
-    tally = Counter(judged(row.diff, row.verdict) for row in card.classes)
+    tally = Counter(verdict_text(judged(row.diff, row.verdict)) for row in card.classes)
     return ", ".join(f"{tally[word]} {word}" for word in (*VERDICT_TEXT.values(), UNDEFINED) if tally[word])

@@ -65,6 +65,7 @@ def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
         read_json(text)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),
@@ -79,7 +80,7 @@ def test_what_json_reads_is_read_so(value: object, ascii_only: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['"\\ud800"', "[" * 400 + "]" * 400, "\ufeff[1]".encode(), '{"a": 1, "a": 2}', "[-0, 1e400]"]
+    "text", ['"\\ud800"', '"\ud800"', "[" * 400 + "]" * 400, "\ufeff[1]".encode(), '"\\u00e9+dE\\u00e9"']
 )
-def test_what_only_json_takes_is_read_too(text: str | bytes) -> None:
+def test_what_parsers_differ_on_is_read_as_json_reads_it(text: str | bytes) -> None:
     assert read_json(text) == json.loads(text)

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from base64 import b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from sample_cards import HOSTILE, full_card
 
-from modeldiff_eval.errors import SettingsError, UsageError
+from modeldiff_eval.errors import OutputError, SettingsError, UsageError
 from modeldiff_eval.leaderboard import write_leaderboard
 from modeldiff_eval.leaderboard_files import find_cards
 from modeldiff_eval.leaderboard_records import Leaderboard
@@ -173,14 +175,41 @@ def test_the_site_itself_is_not_searched_and_forgets_cards_that_are_gone(tmp_pat
     assert sorted(p.name.split("-")[0] for p in (tmp_path / "site" / "cards").iterdir()) == ["a", "notes"]
 
 
-def test_pages_by_several_processes_are_the_same(tmp_path: Path) -> None:
+_BY_TWO = """
+import sys, threading
+from pathlib import Path
+from modeldiff_eval.leaderboard import write_leaderboard
+if sys.argv[3] == "sent":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+if __name__ == "__main__":
+    write_leaderboard([Path(sys.argv[1])], Path(sys.argv[2]), workers=2)
+"""
+
+
+@pytest.mark.parametrize("how", ["inherited", "sent"])
+def test_pages_by_several_processes_are_the_same(tmp_path: Path, how: str) -> None:
+    """Forks have the cards already; beside another thread nothing is forked and cards are sent."""
     for number in range(16):
         put(tmp_path / "in" / str(number), plain(f"card {number}", top_latents=[]))
-    for workers in (1, 2):
-        write_leaderboard([tmp_path / "in"], tmp_path / f"by{workers}", workers=workers)
+    write_leaderboard([tmp_path / "in"], tmp_path / "by1")
+    command = [sys.executable, "-W", "error", "-c", _BY_TWO, str(tmp_path / "in"), str(tmp_path / "by2"), how]
+    subprocess.run(command, check=True, timeout=300)
     pages = [{p.parent.name: p.read_bytes() for p in (tmp_path / f"by{w}").glob("cards/*/card.html")} for w in (1, 2)]
     assert len(pages[0]) == 16
     assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_folder_that_cannot_be_written_ends_it(tmp_path: Path, workers: int) -> None:
+    for number in range(16):
+        put(tmp_path / "in" / str(number), plain(f"card {number}", top_latents=[]))
+    board = collect(*find_cards([tmp_path / "in"]))
+    blocked = tmp_path / "site" / board.rows[-1].folder
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where a folder must be")
+    with pytest.raises(OutputError, match=re.escape(str(blocked))):
+        write_leaderboard([tmp_path / "in"], tmp_path / "site", workers=workers)
+    assert not (tmp_path / "site" / "index.html").exists()
 
 
 class Page(HTMLParser):

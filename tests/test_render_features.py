@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sample_cards import full_card
 from sample_extremes import with_maps
 from sample_pages import CARDS, Page
 
-from modeldiff_eval.records import ActivationSplit, Card, Estimate
+from modeldiff_eval.records import ActivationSplit, Card, Estimate, LevelEstimate
 from modeldiff_eval.render import render_html, render_markdown
 from modeldiff_eval.render_glossary import TERMS, in_plain_words
 from modeldiff_eval.render_latents import PAGED_LATENTS, latent_groups, strongest
 from modeldiff_eval.render_maps import SHADES, histograms, nu_charts
 from modeldiff_eval.render_said import said
-from modeldiff_eval.render_view import arena_more, benchmark_flips, benchmark_more, heat, largest_clear, verdict_line
+from modeldiff_eval.render_terminal import print_terminal
+from modeldiff_eval.render_view import (
+    arena_more,
+    benchmark_flips,
+    benchmark_more,
+    heat,
+    largest_clear,
+    verdict_line,
+    weak_rows,
+)
 
 
 def test_every_class_category_and_latent_has_an_address() -> None:
@@ -81,6 +92,39 @@ def test_a_class_without_a_number_is_undefined_and_not_called_unclear() -> None:
     )
     assert "3 undefined" in verdict_line(holed)
     assert "| undefined |" in render_markdown(holed)
+
+
+def test_what_has_no_number_is_nowhere_called_unclear() -> None:
+    card, nothing = full_card(hostile=False), Estimate(value=None, low=None, high=None)
+    assert card.arena is not None
+    empty = {"diff": nothing, "verdict": "unclear", "activation": None, "change": None}
+    arena = [row.model_copy(update={"delta": nothing, "verdict": "unclear"}) for row in card.arena.rows]
+    holed = card.model_copy(
+        update={
+            "classes": [row.model_copy(update=empty) for row in card.classes],
+            "categories": [row.model_copy(update=empty) for row in card.categories],
+            "benchmarks": [
+                b.model_copy(update={"delta": LevelEstimate(value=None, low=None, high=None), "verdict": "unclear"})
+                for b in card.benchmarks
+            ],
+            "arena": card.arena.model_copy(update={"rows": arena}),
+            "agreement": [],
+            "not_significant": [],
+            "causal": None,
+            "probing": None,
+        }
+    )
+    assert weak_rows(holed) == []
+    assert said(holed)["arena"].startswith("Of 5 arena categories, 5 undefined.")
+    page = Page(render_html(holed)).text.split("Glossary")[0]
+    for said_of_one in ("are unclear by the share", "n.s. \u2014", "\u2014 n.s."):
+        assert said_of_one not in page
+    for width in (70, 140):
+        out = io.StringIO()
+        print_terminal(holed, Console(file=out, width=width), {})
+        assert "n.s." not in out.getvalue()
+        assert "undefined" in out.getvalue()
+    assert "| n.s. |" not in render_markdown(holed)
 
 
 def test_the_largest_change_by_kind_of_text_is_named() -> None:
