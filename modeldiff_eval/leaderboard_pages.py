@@ -16,7 +16,7 @@ from modeldiff_eval._version import __version__
 from modeldiff_eval.leaderboard_files import Found
 from modeldiff_eval.records import Card
 from modeldiff_eval.render_html import render_html
-from modeldiff_eval.store import write_text
+from modeldiff_eval.store import PARTIAL, write_text
 
 PARALLEL = 8
 """Pages that make another process worth its start."""
@@ -67,8 +67,8 @@ def forget(folder: Path, listed: set[str]) -> None:
     """Remove the folders that an earlier site made and that no row names now; nothing else."""
     for old in folder.iterdir() if folder.is_dir() else ():
         if old.name not in listed and _FOLDER.fullmatch(old.name) and old.is_dir() and not old.is_symlink():
-            for name in ("card.json", "card.html"):
-                (old / name).unlink(missing_ok=True)
+            for file in (old / "card.json", old / "card.html", *old.glob(f"card.*{PARTIAL}")):
+                file.unlink(missing_ok=True)
             if not any(old.iterdir()):
                 old.rmdir()
 

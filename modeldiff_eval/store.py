@@ -70,9 +70,11 @@ def write_bytes(path: Path, data: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:  # An interrupt too must not leave half a file behind.
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
             f"Cannot write {path}: {error.strerror or error}. Choose a writable folder with room, by --out. {KEPT}"
         ) from error

@@ -166,6 +166,8 @@ def test_the_site_itself_is_not_searched_and_forgets_cards_that_are_gone(tmp_pat
     (tmp_path / "site" / "cards" / "notes").mkdir()
     page = next((tmp_path / "site" / "cards").glob("a-*/card.html"))
     before = page.stat().st_mtime_ns
+    gone = next((tmp_path / "site" / "cards").glob("b-*"))
+    (gone / "card.html.77.partial").write_text("of a site that was killed while it was made")
     (tmp_path / "b" / "card.json").unlink()
     paths = write_leaderboard([tmp_path], tmp_path / "site")
     board = Leaderboard.model_validate_json(paths["json"].read_text())

@@ -153,3 +153,17 @@ def test_cache_dir_comes_from_the_environment(tmp_path: Path, monkeypatch: pytes
     assert store.cache_dir() == tmp_path
     monkeypatch.delenv("MODELDIFF_CACHE")
     assert store.cache_dir().name == "modeldiff-eval"
+
+
+def test_an_interrupt_while_a_file_is_written_leaves_the_old_one_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.write_text(tmp_path / "card.json", "old")
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_text(file, "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("card.json", "old")]
