@@ -36,9 +36,14 @@ def review(
       modeldiff-eval annotations review runs/demo --out review.csv
     """
     from modeldiff_eval.annotate_human import write_review
+    from modeldiff_eval.errors import UsageError
     from modeldiff_eval.review import reviewable
     from modeldiff_eval.taxonomy import Taxonomy
 
+    if out.exists():
+        raise UsageError(
+            f"{out} is there already, and may hold what somebody filled in. Choose another file by --out, or remove it."
+        )
     evidence, annotations = reviewable(run, everything=everything)
     path = write_review(out, evidence, annotations, Taxonomy.load(taxonomy))
     print(
@@ -50,7 +55,7 @@ def review(
 def agreement(
     first: Annotated[Path, typer.Argument(help="annotations.jsonl, or a CSV with the columns latent and category.")],
     second: Annotated[Path, typer.Argument(help="The same of another annotator, for the same run.")],
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Cohen's kappa of two annotators over the latents that both named, by class and by category, with 95 % intervals.

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from modeldiff_eval.cache_entries import Entry
 
-KINDS = "activations, crosscoders, tokens, models, rollouts, benchmarks, causal, divergence or organisms"
+KINDS = "activations, crosscoders, tokens, models, rollouts, benchmarks, causal, divergence, organisms or remote"
 cache_app = typer.Typer(
     help="The cache of activations, crosscoders and answers that runs share.", rich_markup_mode=None
 )

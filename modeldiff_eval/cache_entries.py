@@ -19,6 +19,12 @@ State = Literal["finished", "unfinished", "set aside"]
 _AGE = re.compile(r"(\d+)\s*(d|h|m)")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
+KINDS = (
+    *("activations", "benchmarks", "causal", "crosscoders", "divergence", "models", "organisms", "remote", "rollouts"),
+    "tokens",
+)
+"""The folders that runs make in a cache."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -43,20 +49,22 @@ class Entry:
 def entries(cache: Path, kinds: Sequence[str] | None = None) -> list[Entry]:
     """The entries of a cache, by kind and name; those of some kinds only where ``kinds`` names them.
 
+    Nothing but the folders of :data:`KINDS` is the cache's: whatever else lies there is left alone.
+
     Raises:
-        SettingsError: the cache holds no such kind.
+        SettingsError: a cache has no such kind.
     """
-    known = sorted(p.name for p in cache.glob("*") if p.is_dir())
     for kind in kinds or ():
-        if kind not in known:
+        if kind not in KINDS:
             raise SettingsError(
-                f"The cache holds no {kind!r}.{did_you_mean(kind, known)} It holds: {', '.join(known) or 'nothing'}."
+                f"A cache holds no {kind!r}.{did_you_mean(kind, KINDS)} It may hold: {', '.join(KINDS)}."
             )
     return [
         _entry(kind, path)
-        for kind in (known if kinds is None else kinds)
+        for kind in (KINDS if kinds is None else kinds)
+        if (cache / kind).is_dir()
         for path in sorted((cache / kind).iterdir())
-        if not path.name.endswith(".lock")
+        if not path.name.endswith(".lock") and (path.is_file() or path.is_dir())
     ]
 
 
@@ -129,7 +137,7 @@ def remove(cache: Path, chosen: Iterable[Entry]) -> None:
                 entry.path.with_name(entry.name.removesuffix(PARTIAL).removesuffix(DAMAGED) + ".lock").unlink(
                     missing_ok=True
                 )
-            for kind in [p for p in cache.iterdir() if p.is_dir()]:
+            for kind in [cache / name for name in KINDS if (cache / name).is_dir()]:
                 if all(path.name.endswith(".lock") for path in kind.iterdir()):
                     shutil.rmtree(kind)
     except OSError as error:

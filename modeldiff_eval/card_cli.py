@@ -14,7 +14,7 @@ from modeldiff_eval.errors import SettingsError
 def card(
     source: Annotated[Path, typer.Argument(help="COUNTS.yaml or LATENTS.csv.")],
     out: Out = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     title: Annotated[str | None, typer.Option(help="Title of the card.")] = None,
     models: Annotated[str | None, typer.Option(help="base,tuned as LATENTS.csv's model column spells them.")] = None,
     as_json: Json = False,

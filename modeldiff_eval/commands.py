@@ -167,7 +167,7 @@ def run(
         str | None,
         typer.Option(help="Which class answers to which outside measure (YAML).", show_default="packaged"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", min=0, show_default="0")] = None,
     seeds: Annotated[int | None, typer.Option(help="Crosscoders a pair, for seed agreement.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
     dtype: Annotated[

@@ -61,7 +61,7 @@ def train(
         ),
     ] = None,
     rollouts: Annotated[int | None, typer.Option(help="Packaged prompts that both models answer; 0 for none.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", min=0, show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first there is")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32.", show_default="bf16 where it is fast")

@@ -27,11 +27,15 @@ class Corrections:
 
     def __init__(self, path: Path, taxonomy: Taxonomy) -> None:
         self.path, self._taxonomy = path, taxonomy
-        self._rows: dict[Key, dict[str, str]] = {}
-        if path.exists():
-            read_review(path, taxonomy)
-            for _, row in read_table(path, known=COLUMNS, needed=("latent",)):
-                self._rows[int(float(row["latent"])), row.get("evidence") or None] = row
+        self._rows = self._read()
+
+    def _read(self) -> dict[Key, dict[str, str]]:
+        rows: dict[Key, dict[str, str]] = {}
+        if self.path.exists():
+            read_review(self.path, self._taxonomy)
+            for _, row in read_table(self.path, known=COLUMNS, needed=("latent",)):
+                rows[int(float(row["latent"])), row.get("evidence") or None] = row
+        return rows
 
     def __len__(self) -> int:
         return sum(any(row.get(name) for name in FIELDS) for row in self._rows.values())
@@ -58,7 +62,7 @@ class Corrections:
             try:
                 write_review(partial, [item], [said], self._taxonomy)
                 _, row = read_table(partial, known=COLUMNS, needed=("latent",))[0]
-                rows = self._rows | {key: row | values}
+                rows = self._read() | {key: row | values}  # Another explorer, or an editor, may have written since.
                 if not any(values.values()):
                     del rows[key]
                 write_table(partial, COLUMNS, rows.values())

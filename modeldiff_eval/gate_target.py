@@ -101,9 +101,17 @@ def _record(kind: type[Record], value: Any, rest: Path, around: _Around, card: C
         around = around._replace(n=value.n)
     if isinstance(value, ClassRow) and not value.covered and name != "covered":
         around = around._replace(missing=f"the corpus does not reach {visible(value.code)} {visible(value.name)}")
+    if name == "verdict" and value is not None and (estimate := _judged(value)) is not None and _empty(estimate):
+        around = around._replace(missing=around.missing or "there is no number to judge")
     if issubclass(kind, Estimate) and name in PARTS:
         around = around._replace(estimate=value, part=name)
     return _walk(found[name], None if value is None else getattr(value, name), rest[1:], around.at(rest[0]), card)
+
+
+def _judged(row: Record) -> Estimate | None:
+    """The estimate that a row's verdict is about."""
+    found = next((getattr(row, name) for name in ("diff", "delta", "change") if hasattr(row, name)), None)
+    return found if isinstance(found, Estimate) else None
 
 
 def _rows(kind: type[Record], rows: Any, rest: Path, around: _Around, card: Card) -> list[Seen]:

@@ -88,7 +88,11 @@ def _files(paths: Sequence[Path], without: Path | None) -> Iterator[Path]:
         elif path.is_dir():
             for folder, names, files in os.walk(path):
                 names[:] = sorted(n for n in names if leave is None or (Path(folder) / n).resolve() != leave)
-                if "card.json" in files and (leave is None or Path(folder).resolve() != leave):
+                if (
+                    "card.json" in files
+                    and (Path(folder) / "card.json").is_file()
+                    and (leave is None or Path(folder).resolve() != leave)
+                ):
                     yield Path(folder) / "card.json"
         else:
             raise UsageError(f"There is nothing at {path}. Name folders with cards in them, or card.json files.")

@@ -53,8 +53,8 @@ class LeaderboardRow(Record):
 
     def cell(self, column: str) -> Cell:
         """The cell of a column of :func:`column_names`."""
-        view, _, code = column.partition(".")
-        found: Cell = getattr(self, view)[code] if code else getattr(self, view)
+        view, dot, code = column.partition(".")
+        found: Cell = getattr(self, view)[code] if dot else getattr(self, view)
         return found
 
 

@@ -71,8 +71,8 @@ def collect(found: Sequence[Found], skipped: Sequence[Skipped] = (), *, by: str 
 
 def _with_group(row: LeaderboardRow, column: str, group: int | None) -> LeaderboardRow:
     cell = row.cell(column).model_copy(update={"group": group})
-    view, _, code = column.partition(".")
-    return row.model_copy(update={view: {**getattr(row, view), code: cell} if code else cell})
+    view, dot, code = column.partition(".")
+    return row.model_copy(update={view: {**getattr(row, view), code: cell} if dot else cell})
 
 
 def _default(rows: Sequence[LeaderboardRow], columns: Sequence[str]) -> str | None:

@@ -116,8 +116,8 @@ def leaderboard_csv(board: Leaderboard) -> str:
 
 def column_title(board: Leaderboard, column: str) -> str:
     """A column's name for people."""
-    view, _, code = column.partition(".")
-    if not code:
+    view, dot, code = column.partition(".")
+    if not dot:
         return NAMES[view]
     name = next(c.name for c in board.classes if c.code == code)
     return f"{code} {visible(name, limit=60)}, {_VIEWS[view]}"

@@ -64,10 +64,11 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
         console.print()
         show(Text(line))
     console.print()
+    wide = max((len(name) + 1 for name in paths), default=0)
     for name, path in paths.items():
         # One path is one line whatever the width, so that it can be copied and clicked.
         where = Text("not written" if path is None else visible(str(path)))
-        named = Text.assemble((f"{name:<5}", "dim"), where)
+        named = Text.assemble((f"{name:<{wide}}", "dim"), where)
         console.print(_safe(named, ascii_only), highlight=False, soft_wrap=True)
     page = paths.get("html")
     following = hint or (f"open {visible(str(page))}" if page is not None else None)

@@ -116,7 +116,7 @@ class Settings(Record):
     shift_estimator: ShiftEstimator = "gated"
     """How a latent's mass under one model is measured; ``hard`` is how cards before this setting did it."""
     draws: int = Field(10_000, ge=100)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     seeds: int = Field(1, ge=1)
     """Crosscoders trained for each pair, with the seeds ``seed``, ``seed`` + 1, …; the card is of the first."""
     device: str | None = None

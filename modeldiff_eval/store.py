@@ -41,7 +41,7 @@ def cache_dir() -> Path:
 def fingerprint(value: Any) -> str:
     """A 16-digit hash of anything JSON can hold; key order does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def file_hash(path: Path) -> str:
@@ -82,8 +82,8 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """:func:`write_bytes` for UTF-8 text."""
-    return write_bytes(path, text.encode())
+    """:func:`write_bytes` for UTF-8 text; half a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> Path:

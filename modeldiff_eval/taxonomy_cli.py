@@ -99,7 +99,7 @@ def induce(
     ] = "offline",
     annotator_model: Annotated[str | None, typer.Option(help="With claude, another model.")] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help="With claude, stop at this many US dollars.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the grouping.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the grouping.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the path.")] = False,
 ) -> None:
