@@ -191,3 +191,29 @@ def test_exports_carry_no_manifest(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["x"]
     store.copy_folder(make(tmp_path / "entry"), tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["rows.bin"]
+
+
+def test_what_is_not_the_caches_is_never_listed_judged_or_removed(cache: Path, command: Command) -> None:
+    """Somebody who sets MODELDIFF_CACHE to a folder with other things in it keeps them, empty folders too."""
+    make(cache / "tokens" / "one")
+    (cache / "photos").mkdir()
+    (cache / "photos" / "a.jpg").write_bytes(b"mine")
+    (cache / "downloads").mkdir()
+    (cache / "downloads" / "big.iso.partial").write_bytes(b"half")
+    (cache / "empty").mkdir()
+    (cache / "tokens" / "dangling").symlink_to(cache / "nowhere")
+    assert [entry.name for entry in cache_entries.entries(cache)] == ["one"]
+    assert "photos" not in command("ls")[1] + command("verify", "--repair")[1]
+    assert command("rm", "all", "-y")[0] == 0
+    assert not (cache / "tokens" / "one").exists()
+    assert (cache / "photos" / "a.jpg").read_bytes() == b"mine"
+    assert (cache / "downloads" / "big.iso.partial").exists()
+    assert (cache / "empty").is_dir()
+    assert command("rm", "photos", "-y")[0] == 2
+
+
+def test_a_kind_that_is_not_there_yet_has_no_entries(cache: Path, command: Command) -> None:
+    assert command("ls", "activations")[0] == 0
+    code, _, err = command("ls", "activation")
+    assert code == 2
+    assert "Did you mean 'activations'" in err

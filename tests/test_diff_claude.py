@@ -169,6 +169,12 @@ def test_a_run_written_out_for_review_comes_back_whole(
         return capsys.readouterr().out
 
     command("review", str(run.out), "--out", str(path))
+    filled = path.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["annotations", "review", str(run.out), "--out", str(path)])
+    assert ended.value.code == 2
+    assert "is there already" in capsys.readouterr().err
+    assert path.read_bytes() == filled
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["machine_label"] for row in rows} == {"short words"}

@@ -187,6 +187,20 @@ def test_a_review_that_was_there_is_gone_on_with(run: Path) -> None:
     assert {review.label for review in read_review(run / "review.csv", TAXONOMY).values()} == {"one", "two"}
 
 
+def test_two_explorers_keep_what_both_were_told(run: Path) -> None:
+    one, two = Explorer(run), Explorer(run)  # Both have read the file before either writes.
+
+    async def first(client: TestClient[Any, Any]) -> None:
+        await client.post("/latent/0", data={"key": key_of(await text_of(client, "/latent/0")), "label": "one"})
+
+    async def second(client: TestClient[Any, Any]) -> None:
+        await client.post("/latent/1", data={"key": key_of(await text_of(client, "/latent/1")), "label": "two"})
+
+    visit(one, first)
+    visit(two, second)
+    assert {review.label for review in read_review(run / "review.csv", TAXONOMY).values()} == {"one", "two"}
+
+
 def test_the_same_settings_but_for_the_names(run: Path, tmp_path: Path) -> None:
     assert settings_of(run, run / "review.csv")["annotator"] == f"human:{(run / 'review.csv').resolve()}"
     paid = write_run(tmp_path / "paid", annotator="claude")

@@ -48,6 +48,26 @@ def one(tmp_path: Path, rule: str, card: Card = CARD, **more: Any) -> Rule:
     return check_card(card, policy(tmp_path, rule), today=TODAY, **more).rules[0]
 
 
+def test_a_verdict_on_no_number_is_missing(tmp_path: Path) -> None:
+    """A class without latents has not been shown not to fall."""
+    nothing = Estimate(value=None, low=None, high=None)
+    row = CARD.classes[2]
+    assert row.activation is not None
+    empty = changed(
+        CARD,
+        row.code,
+        diff=nothing,
+        verdict="unclear",
+        activation=row.activation.model_copy(update={"change": nothing, "verdict": "unclear"}),
+    )
+    for place in ("verdict", "activation.verdict"):
+        rule = f"classes.{row.code}.{place} != down"
+        assert one(tmp_path, rule).verdict == "pass"
+        found = one(tmp_path, rule, empty)
+        assert found.verdict == "inconclusive"
+        assert "no number to judge" in str(found)
+
+
 @pytest.mark.parametrize(
     ("interval", "rule", "verdict"),
     [

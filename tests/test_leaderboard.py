@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -175,6 +176,25 @@ def test_the_site_itself_is_not_searched_and_forgets_cards_that_are_gone(tmp_pat
     assert board.skipped == []
     assert page.stat().st_mtime_ns == before
     assert sorted(p.name.split("-")[0] for p in (tmp_path / "site" / "cards").iterdir()) == ["a", "notes"]
+
+
+def test_awkward_cards_of_strangers_do_not_end_a_leaderboard(tmp_path: Path) -> None:
+    """Half a surrogate pair in a title, a class without a code, and a card.json that is no file."""
+    put(tmp_path / "sound", plain("sound"))
+    half = tmp_path / "half" / "card.json"
+    half.parent.mkdir()
+    half.write_text(plain("half").to_json().replace('"title": "half"', '"title": "half \\ud800"'), encoding="utf-8")
+    codeless = plain("codeless")
+    put(
+        tmp_path / "codeless",
+        codeless.model_copy(update={"classes": [codeless.classes[0].model_copy(update={"code": ""})]}),
+    )
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "card.json")
+    paths = write_leaderboard([tmp_path], tmp_path / "site")
+    board = json.loads(paths["json"].read_text(encoding="utf-8"))
+    assert sorted(row["title"] for row in board["rows"]) == ["codeless", "half \ud800", "sound"]
+    assert len(list((tmp_path / "site" / "cards").glob("*/card.html"))) == 3
 
 
 _BY_TWO = """
