@@ -119,7 +119,7 @@ def test_version(run: Run) -> None:
         (["--base", "x", "--tuned", "y", "--config", "absent.yaml"], r"Cannot read the configuration absent\.yaml"),
         (["render", "absent.json"], r"There is no card at absent\.json"),
         (["card", "absent.yaml"], r"absent\.yaml"),
-        (["cache", "rm", "activation", "-y"], r"The cache holds no 'activation'"),
+        (["cache", "rm", "activation", "-y"], r"A cache holds no 'activation'"),
     ],
 )
 def test_usage_errors(run: Run, words: list[str], message: str) -> None:
