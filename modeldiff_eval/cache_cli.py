@@ -67,8 +67,9 @@ def cache_rm(
         chosen = held.older_than(chosen, older_than)
     size = sum(entry.size for entry in chosen)
     what = f"{len(chosen)} entries of {kind} ({size / 1e6:,.1f} MB)"
-    if not yes:
-        typer.confirm(f"Remove {what} from {cache}?", abort=True)
+    if not yes and not typer.confirm(f"Remove {what} from {cache}?"):
+        print("Nothing was removed.")
+        return
     if cache.is_dir():
         held.remove(cache, chosen)
     print(f"Removed {what}.")

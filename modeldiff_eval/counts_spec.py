@@ -33,6 +33,9 @@ from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import ModelInfo, Record
 from modeldiff_eval.yaml_file import read_yaml
 
+MOST = 10_000_000
+"""Latents on a side at most: more are a slip of the keyboard, and every latent is resampled."""
+
 
 class SideSpec(Spec):
     """One side's latents. ``failed`` is what could not be annotated; left out it is ``specific - annotated``.
@@ -40,10 +43,10 @@ class SideSpec(Spec):
     ``specific: null`` says that the number was not published.
     """
 
-    specific: int | None = Field(default=None, ge=0)
-    annotated: int = Field(ge=0)
-    none: int | None = Field(default=None, ge=0)
-    failed: int | None = Field(default=None, ge=0)
+    specific: int | None = Field(default=None, ge=0, le=MOST)
+    annotated: int = Field(ge=0, le=MOST)
+    none: int | None = Field(default=None, ge=0, le=MOST)
+    failed: int | None = Field(default=None, ge=0, le=MOST)
 
 
 class LatentsSpec(Spec):
@@ -56,8 +59,8 @@ class LatentsSpec(Spec):
 class CountPair(Spec):
     """Annotated latents of one class or category; ``name`` is needed only for codes outside the packaged taxonomy."""
 
-    base: int = Field(ge=0)
-    tuned: int = Field(ge=0)
+    base: int = Field(ge=0, le=MOST)
+    tuned: int = Field(ge=0, le=MOST)
     name: str | None = None
 
 

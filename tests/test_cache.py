@@ -217,3 +217,11 @@ def test_a_kind_that_is_not_there_yet_has_no_entries(cache: Path, command: Comma
     code, _, err = command("ls", "activation")
     assert code == 2
     assert "Did you mean 'activations'" in err
+
+
+def test_a_no_removes_nothing_and_is_no_error(cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = make(cache / "tokens" / "one")
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    code, out, err = command("rm", "all")
+    assert (code, out, err) == (0, "Nothing was removed.\n", "")
+    assert kept.is_dir()

@@ -264,6 +264,7 @@ BAD = [
     (lambda raw: raw["arena"].update(table="t.csv"), "either 'rows' or 'table'"),
     (lambda raw: raw["benchmarks"][0].update(base=187.4), "outside 0 to 100"),
     (lambda raw: raw["benchmarks"][0].update(n=0), "benchmarks.0.n"),
+    (lambda raw: raw["latents"]["base"].update(annotated=2_000_000_000), "latents.base.annotated"),
 ]
 
 
