@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modeldiff_eval.locks import KINDS
+
 if TYPE_CHECKING:
     from modeldiff_eval.cache_entries import Entry
 
-KINDS = "activations, crosscoders, tokens, models, rollouts, benchmarks, causal, divergence, organisms or remote"
+_KINDS = ", ".join(KINDS)
 cache_app = typer.Typer(
     help="The cache of activations, crosscoders and answers that runs share.", rich_markup_mode=None
 )
@@ -19,7 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Every entry, as JSON on st
 
 @cache_app.command("ls")
 def cache_ls(
-    kind: Annotated[str | None, typer.Argument(help=f"Its entries, one a line: {KINDS}.")] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"Its entries, one a line: {_KINDS}.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What the cache holds: entries, sizes and last use, by kind or one by one."""
@@ -51,7 +53,7 @@ def _odd(found: list[Entry]) -> str:
 
 @cache_app.command("rm")
 def cache_rm(
-    kind: Annotated[str, typer.Argument(help=f"{KINDS}; or all.")],
+    kind: Annotated[str, typer.Argument(help=f"{_KINDS}; or all.")],
     older_than: Annotated[
         str | None, typer.Option(help="Only what no run has used for so long: 30d, 12h, 90m.", show_default=False)
     ] = None,

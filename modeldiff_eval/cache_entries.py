@@ -12,18 +12,12 @@ from typing import Any, Literal
 
 from modeldiff_eval import manifest
 from modeldiff_eval.errors import OutputError, SettingsError, did_you_mean
-from modeldiff_eval.locks import clearing
+from modeldiff_eval.locks import KINDS, clearing
 from modeldiff_eval.store import DAMAGED, PARTIAL
 
 State = Literal["finished", "unfinished", "set aside"]
 _AGE = re.compile(r"(\d+)\s*(d|h|m)")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-
-KINDS = (
-    *("activations", "benchmarks", "causal", "crosscoders", "divergence", "models", "organisms", "remote", "rollouts"),
-    "tokens",
-)
-"""The folders that runs make in a cache."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Entry:
 def entries(cache: Path, kinds: Sequence[str] | None = None) -> list[Entry]:
     """The entries of a cache, by kind and name; those of some kinds only where ``kinds`` names them.
 
-    Nothing but the folders of :data:`KINDS` is the cache's: whatever else lies there is left alone.
+    Nothing but the folders of :data:`modeldiff_eval.locks.KINDS` is the cache's: whatever else lies there is left alone.
 
     Raises:
         SettingsError: a cache has no such kind.

@@ -95,7 +95,7 @@ def build_card(
     """The whole card.
 
     Args:
-        table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
+        table: one row per (side, latent), from :func:`modeldiff_eval.side_tables.latent_table`.
         evidence: side → latent → examples.
         activation: "classes" and "categories" → activation changes in the taxonomy's order.
         graded: shares by graded weight, in the same order.

@@ -219,7 +219,7 @@ def causal_stage(
 
     Args:
         crosscoder: its second model is tuned, its first base or, in an anchored run, the anchor.
-        table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
+        table: one row per (side, latent), from :func:`modeldiff_eval.side_tables.latent_table`.
         classes: code → name.
         norms: role → norms of its residuals over the run's text, from which attention sinks are told.
         offset: added to the crosscoder's numbers of latents in what is returned, so that they are the card's.

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit
+from modeldiff_eval import analysis, fit, side_tables
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.quality import Rows
 from modeldiff_eval.records import DifferenceInfo
@@ -24,7 +24,7 @@ def measure_latents(
     null: tuple[acts.Activations, NDArray[np.int64]] | None,
     *,
     training: ws.Workspace | None = None,
-) -> tuple[list[analysis.Measured], list[analysis.Measured], list[DifferenceInfo] | None]:
+) -> tuple[list[side_tables.Measured], list[side_tables.Measured], list[DifferenceInfo] | None]:
     """The dictionaries that claims are made from, and the crosscoders of the activation view: the same but for ``difference``.
 
     In each list one for every crosscoder. ``training``: the run by whose seed

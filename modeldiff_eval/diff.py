@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit, naming, panels, seeds, shift
+from modeldiff_eval import fit, naming, panels, seeds, shift, side_tables
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
 from modeldiff_eval.agreement import map_for
@@ -149,12 +149,12 @@ def _diff(
         for coder in coders
     ]
     sides = [
-        analysis.make_side(
+        side_tables.make_side(
             work, role, measured[number], claims[number][number], None if differences else shifts[number]
         )
         for role, number in (("base", 0), ("tuned", -1))
     ]
-    table = analysis.latent_table(sides, analysis.side_families(sides))
+    table = side_tables.latent_table(sides, side_tables.side_families(sides))
     if isinstance(work.annotator, HumanAnnotator):
         work.annotator.require_met()
     replier = getattr(work.annotator, "replier", None)  # A language model tries its own descriptions.
@@ -163,10 +163,10 @@ def _diff(
         reporter.note(f"Naming cost {spent:.2f} US$ in this run; what was answered before is not asked again.")
     if differences:
         views = [
-            analysis.make_side(work, role, whole[number], claims[number][number], shifts[number])
+            side_tables.make_side(work, role, whole[number], claims[number][number], shifts[number])
             for role, number in (("base", 0), ("tuned", -1))
         ]
-        table = analysis.joined(table, analysis.latent_table(views, [view.specific for view in views]))
+        table = side_tables.joined(table, side_tables.latent_table(views, [view.specific for view in views]))
     if scored:
         table = scored.add_to(table)
     agreement = [
@@ -175,7 +175,7 @@ def _diff(
         )
         for i, m in enumerate(whole)
     ]
-    tables = [analysis.seed_table(work, seed, claims) for seed, _, _ in again]
+    tables = [side_tables.seed_table(work, seed, claims) for seed, _, _ in again]
     groups = {"classes": [c.code for c in taxonomy.classes], "categories": [c.code for c in taxonomy.categories]}
     activation = {
         level: shift.group_shifts(
@@ -188,7 +188,7 @@ def _diff(
         )
         for level, codes in groups.items()
     }
-    graded = analysis.graded_view(sides, groups, draws=min(settings.draws, DRAWS), seed=settings.seed)
+    graded = side_tables.graded_view(sides, groups, draws=min(settings.draws, DRAWS), seed=settings.seed)
     by_part = shift.split_changes(shifts[0], whole[0].annotations, groups["classes"], seed=settings.seed)
     ws.timed(work, "latents", start)
 
@@ -206,7 +206,7 @@ def _diff(
             work,
             measured_text,
             measured[-1].pair.crosscoder,
-            analysis.claimed_rows(table, measured[-1]),
+            side_tables.claimed_rows(table, measured[-1]),
             classes,
             norms,
             offset=measured[-1].offset,
@@ -377,7 +377,7 @@ def _write(
     card: Card,
     table: pd.DataFrame,
     masses: pd.DataFrame | None,
-    measured: list[analysis.Measured],
+    measured: list[side_tables.Measured],
     outside: Outside,
     out: Path,
     key: str,
@@ -388,7 +388,7 @@ def _write(
     card = seal(card)
     for name, frame in (
         ("latents", table),
-        ("examples", analysis.example_table(measured)),
+        ("examples", side_tables.example_table(measured)),
         ("evidence", pd.DataFrame([row.model_dump() for row in outside.benchmarks])),
         ("masses", masses),
         ("scores", outside.scores),

@@ -21,7 +21,7 @@ def delta_norm_histogram(table: pd.DataFrame) -> list[DeltaNormHistogram]:
     """Δ_norm of each crosscoder's live latents (latents of a dictionary of differences have none).
 
     Args:
-        table: one row per (side, latent), from :func:`modeldiff_eval.analysis.latent_table`.
+        table: one row per (side, latent), from :func:`modeldiff_eval.side_tables.latent_table`.
     """
     out = []
     own = table[table["dictionary"] != "difference"]

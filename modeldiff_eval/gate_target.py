@@ -18,7 +18,7 @@ from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.gate_expression import Key, Path, path_text
 from modeldiff_eval.gate_keys import KEYED, METRICS, absent, key_of
 from modeldiff_eval.records import Arena, ArenaRow, Card, ClassRow, Estimate, Record
-from modeldiff_eval.render_text import visible
+from modeldiff_eval.render_text import judged, visible
 
 PARTS = ("value", "low", "high")
 
@@ -101,14 +101,14 @@ def _record(kind: type[Record], value: Any, rest: Path, around: _Around, card: C
         around = around._replace(n=value.n)
     if isinstance(value, ClassRow) and not value.covered and name != "covered":
         around = around._replace(missing=f"the corpus does not reach {visible(value.code)} {visible(value.name)}")
-    if name == "verdict" and value is not None and (estimate := _judged(value)) is not None and _empty(estimate):
+    if name == "verdict" and (estimate := _of_verdict(value)) is not None and judged(estimate, value.verdict) is None:
         around = around._replace(missing=around.missing or "there is no number to judge")
     if issubclass(kind, Estimate) and name in PARTS:
         around = around._replace(estimate=value, part=name)
     return _walk(found[name], None if value is None else getattr(value, name), rest[1:], around.at(rest[0]), card)
 
 
-def _judged(row: Record) -> Estimate | None:
+def _of_verdict(row: Record | None) -> Estimate | None:
     """The estimate that a row's verdict is about."""
     found = next((getattr(row, name) for name in ("diff", "delta", "change") if hasattr(row, name)), None)
     return found if isinstance(found, Estimate) else None

@@ -28,6 +28,12 @@ RUNNING = ".running"
 IN_USE = ".in-use"
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
+KINDS = (
+    *("activations", "benchmarks", "causal", "crosscoders", "divergence", "models", "organisms", "remote", "rollouts"),
+    "tokens",
+)
+"""The folders that runs make in a cache."""
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from modeldiff_eval.activity import Activity, Pool, activity, passage_pool, spread
-from modeldiff_eval.analysis import Decoder, Measured, Side, asked_latents
+from modeldiff_eval.analysis import Decoder
 from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.annotation import Annotation, Annotator, Evidence, Excerpt, context_span
 from modeldiff_eval.annotation_scores import Code, Level, codes_of, cohen, fleiss, halves
@@ -28,6 +28,7 @@ from modeldiff_eval.contrast import Embed, centres_of, hard_negatives, passage_e
 from modeldiff_eval.detection import Detection, Mixed, chosen_silent, detect_offline, detect_with, mean_detection, mix
 from modeldiff_eval.errors import AnnotationError
 from modeldiff_eval.records import AnnotationQuality, Kappa
+from modeldiff_eval.side_tables import Measured, Side, asked_latents
 
 if TYPE_CHECKING:
     import pandas as pd

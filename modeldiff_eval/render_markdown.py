@@ -14,7 +14,6 @@ from modeldiff_eval.render_text import (
     VERDICT_TEXT,
     arrow,
     interval,
-    judged,
     markdown,
     number,
     p_value,
@@ -108,7 +107,7 @@ def _row(row: ClassRow, *, graded: bool, activation: bool) -> list[str]:
         f"{row.base.count} \u2192 {row.tuned.count}",
         _with_range(row.diff),
         p_value(row.p_adjusted),
-        verdict_text(judged(row.diff, row.verdict)),
+        verdict_text(row.diff, row.verdict),
     ]
     if graded:
         cells.append(
@@ -119,7 +118,7 @@ def _row(row: ClassRow, *, graded: bool, activation: bool) -> list[str]:
         shown = (
             "not measured"
             if change is None
-            else f"{_with_range(change.change)} {verdict_text(judged(change.change, change.verdict))}"
+            else f"{_with_range(change.change)} {verdict_text(change.change, change.verdict)}"
         )
         cells.append(shown)
     return cells
@@ -173,7 +172,7 @@ def _outside(card: Card) -> str:
                 markdown(row.category, limit=80),
                 _with_range(row.delta),
                 "not listed" if row.delta_style is None else _with_range(row.delta_style),
-                verdict_text(judged(row.delta, row.verdict)),
+                verdict_text(row.delta, row.verdict),
             )
             for row in card.arena.rows[:40]
         ]
@@ -193,7 +192,7 @@ def _outside(card: Card) -> str:
                     "\u2013" if count is None else number(count, 0) for count in (row.wins, row.losses, row.ties)
                 ),
                 p_value(row.p_adjusted),
-                verdict_text(judged(row.delta, row.verdict)),
+                verdict_text(row.delta, row.verdict),
             )
             for row in card.benchmarks[:100]
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modeldiff_eval.records import Card, LensScope, LensToken
-from modeldiff_eval.render_text import interval, judged, markdown, number, p_value, verdict_text, visible
+from modeldiff_eval.render_text import interval, markdown, number, p_value, verdict_text, visible
 
 _TERMINAL_TOKENS = 6
 
@@ -60,7 +60,7 @@ def _probing(card: Card) -> str:
             *(f"{number(e.value, 3)} ({interval(e, 3, signed=False)})" for e in (row.base, row.tuned)),
             f"{number(row.diff.value, 3, signed=True)} ({interval(row.diff, 3)})",
             p_value(row.p_adjusted),
-            verdict_text(judged(row.diff, row.verdict)),
+            verdict_text(row.diff, row.verdict),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return _folded("What probing would have said", lines)

@@ -114,7 +114,7 @@ def _classes(card: Card, width: int, ascii_only: bool) -> Table:
         ]
         if not tight:
             cells += [
-                cell(_bar(line, row.diff, row.verdict, bar), style), cell(verdict_text(judged(row.diff, row.verdict)), style),
+                cell(_bar(line, row.diff, row.verdict, bar), style), cell(verdict_text(row.diff, row.verdict), style),
             ]  # fmt: skip
         if activation:
             cells.append(cell(*_activation(row.activation)))
@@ -166,7 +166,7 @@ def _elo(card: Card, ascii_only: bool) -> Table | Text:
         words = (
             visible(row.category, limit=60),
             f"{number(row.delta.value, signed=True)} ({interval(row.delta)})",
-            verdict_text(judged(row.delta, row.verdict)),
+            verdict_text(row.delta, row.verdict),
             "not listed" if style is None else f"{number(style.value, signed=True)} ({interval(style)})",
         )
         table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))
@@ -183,7 +183,7 @@ def _benchmarks(card: Card, ascii_only: bool) -> Table | Text:
         words = (
             f"{visible(row.task, limit=40)} {visible(row.metric, limit=24)}",
             f"{benchmark_delta(row)} ({benchmark_range(row)})",
-            verdict_text(judged(row.delta, row.verdict)),
+            verdict_text(row.delta, row.verdict),
             number(row.n, 0),
         )
         table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))

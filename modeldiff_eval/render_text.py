@@ -100,9 +100,9 @@ def judged(estimate: Estimate, verdict: Verdict) -> Verdict | None:
     return None if estimate.value is None and verdict == "unclear" else verdict
 
 
-def verdict_text(verdict: Verdict | None) -> str:
-    """A verdict in words."""
-    return UNDEFINED if verdict is None else VERDICT_TEXT[verdict]
+def verdict_text(estimate: Estimate, verdict: Verdict) -> str:
+    """The verdict on ``estimate`` in words."""
+    return UNDEFINED if judged(estimate, verdict) is None else VERDICT_TEXT[verdict]
 
 
 def escaped(value: object) -> str:

@@ -219,5 +219,5 @@ def coverage_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]
 
 def verdict_line(card: Card) -> str:
     """How many classes moved, in words: ``2 ▲ up, 1 ▼ down, 4 n.s.``"""
-    tally = Counter(verdict_text(judged(row.diff, row.verdict)) for row in card.classes)
+    tally = Counter(verdict_text(row.diff, row.verdict) for row in card.classes)
     return ", ".join(f"{tally[word]} {word}" for word in (*VERDICT_TEXT.values(), UNDEFINED) if tally[word])

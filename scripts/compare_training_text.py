@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from modeldiff_eval import activations as acts
-from modeldiff_eval import analysis, fit
+from modeldiff_eval import analysis, fit, side_tables
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.annotation import Annotation, Evidence
 from modeldiff_eval.dictionaries import null_pair
@@ -54,7 +54,7 @@ def carrying(organism: Organism, evidence: Evidence | None) -> tuple[int, int]:
     return sum(organism.carried_by(text) for text in texts), len(texts)
 
 
-def measured(organism: Organism, own: analysis.Measured) -> dict[str, Any]:
+def measured(organism: Organism, own: side_tables.Measured) -> dict[str, Any]:
     """The figures of one dictionary, on tuned's side."""
     assert own.control is not None
     shifted = np.flatnonzero(own.control.shifted[1])

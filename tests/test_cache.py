@@ -14,7 +14,7 @@ import pytest
 
 from modeldiff_eval import cache_entries, cli, manifest, store
 from modeldiff_eval.errors import OutputError, SettingsError
-from modeldiff_eval.locks import in_use
+from modeldiff_eval.locks import KINDS, in_use
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -225,3 +225,14 @@ def test_a_no_removes_nothing_and_is_no_error(cache: Path, command: Command, mon
     code, out, err = command("rm", "all")
     assert (code, out, err) == (0, "Nothing was removed.\n", "")
     assert kept.is_dir()
+
+
+def test_every_folder_that_the_package_makes_in_a_cache_is_known() -> None:
+    """One that is not listed could neither be seen nor removed."""
+    package = Path(cache_entries.__file__).parent
+    made = {
+        kind
+        for file in package.rglob("*.py")
+        for kind in re.findall(r"\bcache(?:_dir\(\))? / \"(\w+)\"", file.read_text(encoding="utf-8"))
+    }
+    assert made == set(KINDS)

@@ -17,7 +17,7 @@ import pytest
 from tiny_pair import perturbed, save_model
 from tiny_run import STEPS, Recorder, Runner, but_for_created, notes
 
-from modeldiff_eval import activations, analysis, diff, models, train
+from modeldiff_eval import activations, diff, models, side_tables, train
 from modeldiff_eval.annotate import get_annotator
 from modeldiff_eval.errors import (
     CrosscoderError,
@@ -143,14 +143,14 @@ def test_two_seeds_give_their_agreement_and_keep_the_first_crosscoder(
 def test_a_null_control_fills_the_shifted_counts(
     run: Runner, base_model: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_side = analysis.make_side
+    make_side = side_tables.make_side
 
     def controlled(work: Any, role: str, measured: Any, claim: int, shift: Any) -> Any:
         high = measured.nu[claim].error_high
         null = Shifted(high < 0.9, rate=0.01 if role == "base" else 0.02, threshold=0.9, delta=0.1)
         return replace(make_side(work, role, measured, claim, shift), null=null)
 
-    monkeypatch.setattr(analysis, "make_side", controlled)
+    monkeypatch.setattr(side_tables, "make_side", controlled)
     card = (made := run(base_model, tuned_model)).card
     assert card.latents.null_rate == 0.02
     for side, counts in (("base", card.latents.base), ("tuned", card.latents.tuned)):
