@@ -56,7 +56,7 @@ def speak(about: str, *, quiet: bool, verbose: bool, log_json: str | None) -> Re
     terminal = TerminalReporter(errors)
     begin(terminal.note if drawn else None, log_json)
     if drawn:
-        errors.print(f"modeldiff-eval {__version__}: {about}", highlight=False, markup=False)
+        errors.print(f"modeldiff-eval {__version__}: {about}", highlight=False, markup=False, soft_wrap=True)
     if not verbose:
         hush()
     reporter = terminal if drawn else Silent()
