@@ -17,7 +17,7 @@ import pytest
 from tiny_pair import perturbed, save_model
 from tiny_run import STEPS, Recorder, Runner, but_for_created, notes
 
-from modeldiff_eval import activations, diff, models, side_tables, train
+from modeldiff_eval import activations, analysis, diff, models, side_tables, train
 from modeldiff_eval.annotate import get_annotator
 from modeldiff_eval.errors import (
     CrosscoderError,
