@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -410,7 +411,16 @@ def _write(
             "models": {role: source.key for role, source in work.sources.items()}, "trained": work.trained,
             "durations_s": {**work.durations, "total": seconds},
             "peak_memory_bytes": peak, "peak_memory_by_stage": work.memory, "argv": redacted(sys.argv[1:]),
+            "cwd": _made_in(),
         },
     )  # fmt: skip
     tell("run ended", card.headline, seconds=seconds, peak_memory_process=peak, out=str(out))
     return Run(card, table, out, paths)
+
+
+def _made_in() -> str | None:
+    """The folder that relative names of the settings start from; None where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None

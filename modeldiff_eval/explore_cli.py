@@ -22,6 +22,7 @@ def explore(
       modeldiff-eval explore runs/demo
     """
     from modeldiff_eval.explorer import serve
+    from modeldiff_eval.stopping import TERMINATED, Terminated
 
     def announce(address: str) -> None:
         print(address, flush=True)
@@ -30,4 +31,9 @@ def explore(
 
             webbrowser.open(address)
 
-    serve(run, port=port, announce=announce)
+    try:
+        serve(run, port=port, announce=announce)
+    except Terminated:
+        raise typer.Exit(TERMINATED) from None
+    except KeyboardInterrupt:
+        return  # How it is stopped: nothing was interrupted that would be gone on with.

@@ -20,8 +20,8 @@ from markupsafe import Markup
 
 from modeldiff_eval.errors import ModelDiffError, UsageError
 from modeldiff_eval.explorer_data import NONE, Explored, Query
-from modeldiff_eval.explorer_guard import form_key, guard
-from modeldiff_eval.explorer_remake import Remake
+from modeldiff_eval.explorer_guard import form_key, guard, log
+from modeldiff_eval.explorer_remake import Remake, taxonomy_of
 from modeldiff_eval.explorer_review import FIELDS, Corrections
 from modeldiff_eval.render_html import environment
 from modeldiff_eval.resources import resource
@@ -40,8 +40,7 @@ class Explorer:
         self.run = run
         self.token = token or secrets.token_urlsafe(24)
         self.data = Explored(run)
-        file = _taxonomy_file(run)
-        self.taxonomy = Taxonomy.load(file)
+        self.taxonomy = Taxonomy.load(taxonomy_of(run))
         self.corrections = Corrections(run / REVIEW, self.taxonomy)
         self.remake: Remake | None = None
 
@@ -161,17 +160,6 @@ def _linker(query: Query) -> Callable[..., str]:
     return link
 
 
-def _taxonomy_file(run: Path) -> Path | None:
-    """The taxonomy that the run was made with; None is the packaged one."""
-    import json
-
-    try:
-        named = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"].get("taxonomy")
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    return Path(named).expanduser() if named else None
-
-
 def serve(run: Path, *, port: int, announce: Callable[[str], None]) -> None:
     """Serve on the loopback address until interrupted; ``announce`` gets the address with its token.
 
@@ -181,7 +169,7 @@ def serve(run: Path, *, port: int, announce: Callable[[str], None]) -> None:
     explorer = Explorer(run)
 
     async def main() -> None:
-        runner = web.AppRunner(explorer.application(), access_log=None)
+        runner = web.AppRunner(explorer.application(), access_log=None, logger=log)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", port)

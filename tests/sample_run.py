@@ -26,13 +26,16 @@ def latent(number: int, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def write_run(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Path:
+def write_run(
+    folder: Path, rows: list[dict[str, Any]] | None = None, *, cwd: str | None = None, **settings: Any
+) -> Path:
     """The folder with ``card.json``, ``run.json``, ``latents.parquet`` and ``examples.parquet``; three examples a latent."""
     rows = rows if rows is not None else [latent(n) for n in range(6)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "card.json").write_text(full_card().to_json(), encoding="utf-8")
     (folder / "card.html").write_text("<!doctype html><title>card</title>", encoding="utf-8")
-    (folder / "run.json").write_text(json.dumps({"settings": {"annotator": "offline", "taxonomy": None, **settings}}))
+    notes = {"settings": {"annotator": "offline", "taxonomy": None, **settings}} | ({"cwd": cwd} if cwd else {})
+    (folder / "run.json").write_text(json.dumps(notes))
     pd.DataFrame(rows).to_parquet(folder / "latents.parquet", index=False)
     examples = [
         {

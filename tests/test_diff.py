@@ -71,7 +71,7 @@ def test_a_direct_run_writes_everything(direct: Any, base_model: Path) -> None:
     assert card == direct.card
     assert (card.mode, card.models.anchor, card.models.base.id) == ("direct", None, "tiny-base")
     assert str(base_model.parent) not in card.to_json()
-    assert notes(direct)["trained"] == ["(base, tuned)"]
+    assert (notes(direct)["trained"], notes(direct)["cwd"]) == (["(base, tuned)"], str(Path.cwd()))
 
 
 def test_the_run_holds_what_the_table_holds(direct: Any) -> None:

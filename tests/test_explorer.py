@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from aiohttp import ClientSession, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from sample_run import latent, write_run
 
@@ -21,7 +25,7 @@ from modeldiff_eval.annotate_human import HumanAnnotator, read_review
 from modeldiff_eval.errors import UsageError
 from modeldiff_eval.explorer import Explorer
 from modeldiff_eval.explorer_data import PAGE, Explored, Query
-from modeldiff_eval.explorer_remake import settings_of
+from modeldiff_eval.explorer_remake import Remake, settings_of, taxonomy_of
 from modeldiff_eval.review import reviewable
 from modeldiff_eval.taxonomy import Taxonomy
 
@@ -236,6 +240,62 @@ def test_a_card_that_cannot_be_made_again_leaves_the_old_one(run: Path) -> None:
     assert (run / "card.json").read_bytes() == before
 
 
+def own_taxonomy(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "version: 1\nclasses:\n  - {code: Q, name: Mine, categories: [{code: Q.1, name: One, description: x, cues: [a, b]}]}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("where", ["made/mine/t.yaml", "made/run/t.yaml", "here/mine/t.yaml", "mine/t.yaml"])
+def test_a_relative_taxonomy_is_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Where the run was made, copied into the run, here, or above the run (runs of before did not say where they were made)."""
+    (tmp_path / "here").mkdir()
+    made_in = str(tmp_path / "made") if where == "made/mine/t.yaml" else None
+    run = write_run(tmp_path / "made" / "run", taxonomy="mine/t.yaml", cwd=made_in)
+    file = own_taxonomy(tmp_path / where)
+    monkeypatch.chdir(tmp_path / "here")
+    assert taxonomy_of(run) == file
+    assert [c.code for c in Explorer(run).taxonomy.classes] == ["Q"]
+    assert settings_of(run, run / "review.csv")["taxonomy"] == str(file)
+
+
+def test_the_taxonomy_of_where_the_run_was_made_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", taxonomy="t.yaml", cwd=str(tmp_path / "made"))
+    for folder in ("here", "run", "made"):
+        own_taxonomy(tmp_path / folder / "t.yaml")
+    monkeypatch.chdir(tmp_path / "here")
+    assert taxonomy_of(run) == tmp_path / "made" / "t.yaml"
+
+
+@pytest.mark.parametrize("named", ["gone.yaml", "/nowhere/gone.yaml"])
+def test_a_taxonomy_that_is_gone_is_said_with_what_to_do(tmp_path: Path, named: str) -> None:
+    run = write_run(tmp_path / "run", taxonomy=named)
+    with pytest.raises(UsageError, match=re.escape(f"copy it to {run / 'gone.yaml'}")):
+        Explorer(run)
+
+
+def test_the_card_is_made_again_where_the_run_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base, corpus and the rest may be relative as well; no module is taken from that folder."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "here").mkdir()
+    run = write_run(tmp_path / "here" / "run", cwd=str(tmp_path / "made"))
+    started: list[tuple[list[str], Path]] = []
+    monkeypatch.setattr(
+        "modeldiff_eval.explorer_remake.subprocess.Popen", lambda command, *, cwd, **_: started.append((command, cwd))
+    )
+    monkeypatch.chdir(tmp_path / "here")
+    Remake(Path("run"), Path("run/review.csv"))
+    ((command, cwd),) = started
+    assert cwd == tmp_path / "made"
+    assert command[1] == "-P"
+    assert str(run) in command
+    assert json.loads((run / "explore.settings.json").read_text())["annotator"] == f"human:{run / 'review.csv'}"
+
+
 # Who is let in, and what cannot act ------------------------------------------------------------------
 
 
@@ -295,20 +355,81 @@ def test_errors_are_pages(run: Path) -> None:
     visit(Explorer(run), talk)
 
 
-def test_the_command_prints_an_address_that_works_and_stops_on_request(run: Path) -> None:
-    import urllib.request
-
+@contextmanager
+def served(run: Path, end: signal.Signals = signal.SIGINT) -> Iterator[tuple[str, list[str]]]:
+    """The command over a run: the address that it printed, and a list that gets exit code and standard error at its end."""
     command = [sys.executable, "-m", "modeldiff_eval.cli", "explore", str(run)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        address = process.stdout.readline().strip()
+        ended: list[str] = []
+        try:
+            yield process.stdout.readline().strip(), ended
+            process.send_signal(end)
+            _, said = process.communicate(timeout=20)
+            ended += [str(process.returncode), said]
+        finally:
+            process.kill()
+
+
+def test_the_command_prints_an_address_that_works_and_ctrl_c_ends_it_without_a_word(run: Path) -> None:
+    with served(run) as (address, ended):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\S+", address)
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         assert b"name 0" in opener.open(address, timeout=20).read()
-        process.send_signal(2)
-        assert process.wait(timeout=20) == 130
+    assert ended == ["0", ""]
+
+
+def test_sigterm_ends_it_without_a_word_and_with_its_own_code(run: Path) -> None:
+    with served(run, signal.SIGTERM) as (_, ended):
+        pass
+    assert ended == ["143", ""]
+
+
+def test_two_explorers_in_one_browser_both_answer(run: Path, tmp_path: Path) -> None:
+    """Browsers keep one set of cookies for all ports of a host, as this one does."""
+    other = write_run(tmp_path / "other")
+
+    async def main() -> None:
+        explorers = [Explorer(run), Explorer(other)]
+        servers = [TestServer(explorer.application()) for explorer in explorers]
+        async with servers[0], servers[1], ClientSession(cookie_jar=CookieJar(unsafe=True)) as browser:
+            for _ in range(2):
+                for explorer, server in zip(explorers, servers, strict=True):
+                    await browser.get(server.make_url("/"), params={"token": explorer.token})
+                for server in servers:
+                    assert (await browser.get(server.make_url("/"))).status == 200
+
+    asyncio.run(main())
+
+
+MALFORMED = {
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil\r\n\r\n",
+    "a port that is none": b"GET / HTTP/1.1\r\nHost: 127.0.0.1:x\r\n\r\n",
+    "a port beyond all": b"GET / HTTP/1.1\r\nHost: 127.0.0.1:99999999\r\n\r\n",
+    "a host of bytes": b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
+    "an address of bytes": b"GET /?token=\xff HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "a cookie of bytes": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: modeldiff_explore_80=\xff\xfe\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x00\xa5\x01\r\n\r\n",
+}
+FORMS = [("multipart/form-data", b"abc"), ("multipart/form-data; boundary=x", b"abc")]
+FORMS += [("application/x-www-form-urlencoded" + rest, b"key=\xff") for rest in ("", "; charset=nope")]
+
+
+def test_what_is_no_request_is_refused_and_not_reported(run: Path) -> None:
+    with served(run) as (address, ended):
+        port, token = int(address.split(":")[2].split("/")[0]), address.partition("token=")[2]
+        head = f"POST /card HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: modeldiff_explore_{port}={token}\r\n".encode()
+        forms = {
+            f"{kind} {body!r}": head + f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            for kind, body in FORMS
+        }
+        for what, sent in (MALFORMED | forms).items():
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(sent)
+                answer = connection.recv(4096)
+            assert re.match(rb"HTTP/1\.[01] 40[03] ", answer), (what, answer)
+    assert ended == ["0", ""]
 
 
 def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
