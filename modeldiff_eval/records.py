@@ -5,10 +5,11 @@ explained by a caveat, never 0.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
+from modeldiff_eval.records_base import CardRecord as CardRecord
 from modeldiff_eval.records_base import Estimate as Estimate
 from modeldiff_eval.records_base import LevelEstimate as LevelEstimate
 from modeldiff_eval.records_base import Record as Record
@@ -40,7 +41,7 @@ from modeldiff_eval.records_panels import ProbingPanel as ProbingPanel
 SCHEMA_VERSION = 1
 
 
-class ModelInfo(Record):
+class ModelInfo(CardRecord):
     """One compared model. ``adapter`` is the LoRA folder applied on top of ``id``."""
 
     id: str
@@ -51,7 +52,7 @@ class ModelInfo(Record):
     d_model: int | None = None
 
 
-class Models(Record):
+class Models(CardRecord):
     """The compared pair and, in the anchored design, their shared reference."""
 
     anchor: ModelInfo | None = None
@@ -59,7 +60,7 @@ class Models(Record):
     tuned: ModelInfo
 
 
-class TrainingCurve(Record):
+class TrainingCurve(CardRecord):
     """How a training went: at most 60 points of its log, the first and the last among them.
 
     ``fve_*`` are of the training batch, before the step that learns from it and with as many active latents as were allowed
@@ -68,10 +69,10 @@ class TrainingCurve(Record):
 
     rows: list[int] = Field(min_length=1)
     """Rows (tokens, each time one was shown) presented so far."""
-    loss: list[FiniteFloat]
+    loss: list[float]
     """Mean squared error of a normalised coordinate, plus the weighted auxiliary loss."""
-    fve_first: list[FiniteFloat]
-    fve_second: list[FiniteFloat]
+    fve_first: list[float]
+    fve_second: list[float]
     dead: list[int]
     """Latents silent for longer than the training's own window (an eighth of its rows, at most 10 million)."""
     steps: int
@@ -83,7 +84,7 @@ class TrainingCurve(Record):
         return self
 
 
-class CrosscoderInfo(Record):
+class CrosscoderInfo(CardRecord):
     """Quality of one crosscoder. ``dead_share`` is in [0, 1]; ``fve_*`` are pooled, held out.
 
     ``training`` is None where no log came with the crosscoder.
@@ -104,7 +105,7 @@ class CrosscoderInfo(Record):
     training: TrainingCurve | None = None
 
 
-class DeltaNormHistogram(Record):
+class DeltaNormHistogram(CardRecord):
     """Δ_norm of one crosscoder's live latents, counted in equal bins from 0 (first only) over 0.5 (shared) to 1 (second only)."""
 
     first: str
@@ -114,7 +115,7 @@ class DeltaNormHistogram(Record):
     """Latents that never fire on the measured tokens, or have no Δ_norm; not counted."""
 
 
-class NuMap(Record):
+class NuMap(CardRecord):
     """How many (ν^ε, ν^r) pairs of one side's latents fall in each square of a grid from ``low`` to ``high`` on both axes.
 
     ``counts[r][e]``: row r of ν^r, column e of ν^ε, both from ``low`` up. ``outside`` lie beyond the grid; ``undefined`` lack
@@ -122,8 +123,8 @@ class NuMap(Record):
     """
 
     side: Literal["base", "tuned"]
-    low: FiniteFloat
-    high: FiniteFloat
+    low: float
+    high: float
     counts: list[list[int]] = Field(min_length=1)
     outside: int
     undefined: int
@@ -135,7 +136,7 @@ class NuMap(Record):
         return self
 
 
-class DifferenceInfo(Record):
+class DifferenceInfo(CardRecord):
     """The dictionary of what differs between two models (method ``difference``); held out.
 
     ``energy_share``: energy of second − first over that of both models, each about its mean, from 0 to 2. ``fve``: how much of it
@@ -166,7 +167,7 @@ class DifferenceInfo(Record):
     training: TrainingCurve | None = None
 
 
-class GradedCounts(Record):
+class GradedCounts(CardRecord):
     """Annotated latents of one side with a graded weight above 0: how many, their total weight, their effective number."""
 
     latents: int
@@ -174,7 +175,7 @@ class GradedCounts(Record):
     effective_n: float | None
 
 
-class LatentCounts(Record):
+class LatentCounts(CardRecord):
     """How many latents of one side are specific, shifted and annotated."""
 
     specific: int
@@ -186,7 +187,7 @@ class LatentCounts(Record):
     graded: GradedCounts | None = None
 
 
-class Latents(Record):
+class Latents(CardRecord):
     """Latent counts of both sides."""
 
     base: LatentCounts
@@ -194,14 +195,14 @@ class Latents(Record):
     null_rate: float | None = None
 
 
-class CountShare(Record):
+class CountShare(CardRecord):
     """Annotated latents of one side in one class; ``share`` is percent of the annotated."""
 
     count: int
     share: float | None
 
 
-class GradedShare(Record):
+class GradedShare(CardRecord):
     """Class shares (percent) when latents count by graded weight instead of by threshold; ``n_*``: the class's latents."""
 
     base: float | None
@@ -211,7 +212,7 @@ class GradedShare(Record):
     n_tuned: int | None = None
 
 
-class ActivationChange(Record):
+class ActivationChange(CardRecord):
     """Percent change of a class's activation mass, tuned against base, on the same tokens."""
 
     change: Estimate
@@ -222,7 +223,7 @@ class ActivationChange(Record):
     null_size: float | None
 
 
-class ActivationSplit(Record):
+class ActivationSplit(CardRecord):
     """Percent change of every class's activation mass (by class code) on one part of the held-out tokens.
 
     ``split`` says by what the tokens were told apart, ``part`` which of them these are; a change is all null where too few
@@ -236,7 +237,7 @@ class ActivationSplit(Record):
     changes: dict[str, Estimate]
 
 
-class ClassRow(Record):
+class ClassRow(CardRecord):
     """One class (``code`` "A") or category (``code`` "A.1").
 
     ``diff`` and ``mde`` are percentage points of the annotated latents; ``change`` is percent of
@@ -260,7 +261,7 @@ class ClassRow(Record):
     activation: ActivationChange | None = None
 
 
-class Example(Record):
+class Example(CardRecord):
     """One activating excerpt; ``activations[i]`` belongs to ``tokens[i]``."""
 
     text: str
@@ -268,7 +269,7 @@ class Example(Record):
     activations: list[float]
 
 
-class TopLatent(Record):
+class TopLatent(CardRecord):
     """One latent shown in the card."""
 
     model: Literal["base", "tuned"]
@@ -289,7 +290,7 @@ class TopLatent(Record):
     examples: list[Example] = []
 
 
-class Kappa(Record):
+class Kappa(CardRecord):
     """Agreement of ``raters`` about ``latents``, chance taken off: 0 is chance, 1 is full agreement.
 
     ``of`` says whose answers were compared; ``agree`` is the plain share of latents with one answer. Intervals are over
@@ -305,7 +306,7 @@ class Kappa(Record):
     value: Estimate
 
 
-class StrongShare(Record):
+class StrongShare(CardRecord):
     """One class's share when latents with a weak name are left out; compare the class's own row."""
 
     code: str
@@ -314,7 +315,7 @@ class StrongShare(Record):
     diff: Estimate
 
 
-class AnnotationQuality(Record):
+class AnnotationQuality(CardRecord):
     """How far the latents' names can be trusted.
 
     ``detector`` read the descriptions. ``detection``: mean balanced accuracy over ``scored`` latents with an interval over
@@ -336,14 +337,14 @@ class AnnotationQuality(Record):
     without_weak: list[StrongShare] | None = None
 
 
-class Coverage(Record):
+class Coverage(CardRecord):
     """Tokens of the corpus by language and by category code."""
 
-    languages: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
+    languages: list[dict[str, float | int | str]]
+    categories: list[dict[str, float | int | str]]
 
 
-class Provenance(Record):
+class Provenance(CardRecord):
     """What made this card. Nothing here differs between two equal runs."""
 
     package: str
@@ -357,7 +358,7 @@ class Provenance(Record):
     """Checksum of the card, by :mod:`modeldiff_eval.card_digest`."""
 
 
-class Card(Record):
+class Card(CardRecord):
     """The report card (``card.json``, schema version 1)."""
 
     schema_version: Literal[1] = 1

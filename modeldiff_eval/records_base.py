@@ -1,4 +1,4 @@
-"""What every record is made of: the frozen base, an estimate with its interval, a verdict."""
+"""What every record is made of: the frozen base, that of a card, an estimate with its interval, a verdict."""
 
 from typing import Literal
 
@@ -13,6 +13,12 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CardRecord(Record):
+    """A part of ``card.json``: NaN and infinity, which JSON does not have, are refused."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
 def problem_of(error: ValidationError) -> str:
     """The first thing that is wrong with a record, as ``place.in.it: what``."""
     first = error.errors()[0]
@@ -20,7 +26,7 @@ def problem_of(error: ValidationError) -> str:
     return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
-class Estimate(Record):
+class Estimate(CardRecord):
     """A number with its 95 % interval. A bound that is not defined is ``None``."""
 
     value: float | None

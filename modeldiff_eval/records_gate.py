@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from modeldiff_eval.records_base import Estimate, Record
+from modeldiff_eval.records_base import CardRecord, Estimate
 
 GateVerdict = Literal["pass", "fail", "inconclusive"]
 
 
-class Rule(Record):
+class Rule(CardRecord):
     """One gate rule and what it saw.
 
     ``value`` is the number that decided (None where it is missing, or a word: ``word``), at the path ``at``, of the estimate
@@ -36,7 +36,7 @@ class Rule(Record):
         return self.severity == "fail" and not self.waived
 
 
-class Gate(Record):
+class Gate(CardRecord):
     """The gate's verdict over all rules."""
 
     verdict: GateVerdict

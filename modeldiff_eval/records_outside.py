@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from modeldiff_eval.records_base import Estimate, LevelEstimate, Record, Verdict
+from modeldiff_eval.records_base import CardRecord, Estimate, LevelEstimate, Verdict
 
 
-class ArenaRow(Record):
+class ArenaRow(CardRecord):
     """Elo of both models in one arena category.
 
     From battles ``delta_style`` and ``style_effect`` are of LMArena's shrunken fit, as its site shows it, and the fields that
@@ -34,7 +34,7 @@ class ArenaRow(Record):
     tuned_battles: int | None = None
 
 
-class StyleCoefficient(Record):
+class StyleCoefficient(CardRecord):
     """What a feature of style is worth in log-odds, for one standard difference, over all battles."""
 
     feature: str
@@ -42,7 +42,7 @@ class StyleCoefficient(Record):
     unpenalised: Estimate | None
 
 
-class ArenaSnapshot(Record):
+class ArenaSnapshot(CardRecord):
     """The same categories on another day; ratings are compared inside one snapshot only, since the scale drifts.
 
     Verdicts are adjusted over the rows of this snapshot.
@@ -52,7 +52,7 @@ class ArenaSnapshot(Record):
     rows: list[ArenaRow]
 
 
-class Arena(Record):
+class Arena(CardRecord):
     """LMArena rows from one snapshot, or ratings fitted to battles."""
 
     source: str
@@ -67,7 +67,7 @@ class Arena(Record):
     """Oldest first."""
 
 
-class Flip(Record):
+class Flip(CardRecord):
     """A document that one model gets right and the other wrong. The texts are shortened and not to be trusted: escape them."""
 
     document: str
@@ -79,7 +79,7 @@ class Flip(Record):
     tuned_answer: str | None = None
 
 
-class BenchmarkRow(Record):
+class BenchmarkRow(CardRecord):
     """One benchmark metric of both models, paired per document where possible.
 
     ``headline``: the task's first metric, which counts for the multiplicity of all tasks; the other metrics are a family of
@@ -110,7 +110,7 @@ class BenchmarkRow(Record):
     flips: list[Flip] = []
 
 
-class AgreementRow(Record):
+class AgreementRow(CardRecord):
     """Whether the inside view (latents) and an outside view agree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -124,7 +124,7 @@ class AgreementRow(Record):
     """A higher score of the outside measure means less of the class; ``outside_verdict`` is turned round already."""
 
 
-class RankCorrelation(Record):
+class RankCorrelation(CardRecord):
     """Spearman's ρ between class shifts and outside deltas over ``n`` pairs; null, with ``note``, where it cannot be given."""
 
     of: Literal["arena", "benchmarks"]

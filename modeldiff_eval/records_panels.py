@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from modeldiff_eval.records_base import Estimate, Record, Verdict
+from modeldiff_eval.records_base import CardRecord, Estimate, Verdict
 
 
-class ProbeRow(Record):
+class ProbeRow(CardRecord):
     """One class or category told from all others by a linear probe: ROC AUC on ``n`` held-out documents, ``positives`` of them of it."""
 
     code: str
@@ -22,7 +22,7 @@ class ProbeRow(Record):
     verdict: Verdict
 
 
-class ProbingPanel(Record):
+class ProbingPanel(CardRecord):
     """What linear probes on either model's activations of the same documents say; intervals are over held-out prompts."""
 
     said: str
@@ -39,7 +39,7 @@ class ProbingPanel(Record):
     categories: list[ProbeRow]
 
 
-class LensToken(Record):
+class LensToken(CardRecord):
     """A token that the mean difference promotes or demotes; ``score`` is in logits above those of the average token."""
 
     token: str
@@ -47,7 +47,7 @@ class LensToken(Record):
     p_adjusted: float
 
 
-class LensScope(Record):
+class LensScope(CardRecord):
     """The mean of tuned minus base over the first ``positions`` tokens of every answer, or over all of them (None)."""
 
     positions: int | None
@@ -65,7 +65,7 @@ class LensScope(Record):
     down: list[LensToken]
 
 
-class LensPanel(Record):
+class LensPanel(CardRecord):
     """The training-free activation-difference lens: the mean residual difference in words."""
 
     layer: int
@@ -73,7 +73,7 @@ class LensPanel(Record):
     scopes: list[LensScope]
 
 
-class CausalMeasure(Record):
+class CausalMeasure(CardRecord):
     """What patching did to one figure (nats a token, patched minus as it is), beside matched random latents.
 
     ``random``: mean over the draws, with the smallest and the largest draw for bounds. ``difference``: effect minus a
@@ -87,14 +87,14 @@ class CausalMeasure(Record):
     verdict: Verdict
 
 
-class CausalEffect(Record):
+class CausalEffect(CardRecord):
     """``kl``: KL(tuned ‖ other) of the next token, down is towards the other model; ``nll`` of the text as it stands."""
 
     kl: CausalMeasure
     nll: CausalMeasure
 
 
-class CausalRow(Record):
+class CausalRow(CardRecord):
     """One set of latents, and the ``random`` ones matched to it.
 
     ``fires`` and ``random_fires``: share of the patched tokens where one of them is active. ``out`` takes them out of tuned,
@@ -112,7 +112,7 @@ class CausalRow(Record):
     into: CausalEffect | None = None
 
 
-class CausalTask(Record):
+class CausalTask(CardRecord):
     """One benchmark metric of tuned with the set taken out, minus tuned as it is, over the same documents.
 
     ``random``: mean change over the random sets, with the smallest and the largest for bounds. The verdict also asks that
@@ -131,7 +131,7 @@ class CausalTask(Record):
     verdict: Verdict
 
 
-class CausalText(Record):
+class CausalText(CardRecord):
     """Greedy answers to one prompt: tuned, tuned with the set taken out, and the other model."""
 
     prompt: str
@@ -145,7 +145,7 @@ class CausalText(Record):
         return self.tuned != self.patched
 
 
-class CausalPanel(Record):
+class CausalPanel(CardRecord):
     """What happens when latents are patched out of the running tuned model at one layer, over assistant tokens.
 
     ``kl`` is KL(tuned ‖ other) before anything is patched, ``nll`` tuned's own on the text; nats a token, intervals over
