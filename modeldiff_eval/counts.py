@@ -59,7 +59,8 @@ def card_from_counts(
         seed: seed of both.
         title: replaces the file's title.
         created: time stamp of the card (ISO 8601); now if left out.
-        models: (base, tuned) as they stand in the CSV's ``model`` column; left out, the column holds base and tuned.
+        models: (base, tuned) as they stand in the CSV's ``model`` column; left out, the column holds base and tuned. Only
+            for a CSV.
 
     Raises:
         UsageError: the file cannot be read or its counts do not add up; the message says where and what to do.
@@ -67,6 +68,11 @@ def card_from_counts(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
+        if models is not None:
+            raise UsageError(
+                f"{path}: --models belongs to LATENTS.csv; a file of counts names its models itself, under 'models'. "
+                "Leave it out."
+            )
         return _card_from_yaml(path, draws=draws, seed=seed, title=title, created=created)
     if suffix == ".csv":
         return _card_from_csv(path, draws=draws, seed=seed, title=title, created=created, models=models)

@@ -61,23 +61,15 @@ def read_latents(path: Path, taxonomy: Taxonomy, *, models: tuple[str, str] | No
     """Read and check the file.
 
     Raises:
-        UsageError: the file is missing, a column is unknown or missing, a row names an unknown model or category, or a
-            latent is listed twice.
+        UsageError: the file is missing or has no latents, a quote is not closed, a column is unknown or missing, a row names
+            an unknown model or category, a latent is listed twice, or the two models have one name.
     """
     names = models or ("base", "tuned")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip().lower() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            _check_columns(columns, path)
-            rows = [
-                (reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader
-            ]
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: not a UTF-8 CSV file ({error}).") from error
+    if names[0] == names[1] or not all(names):
+        raise UsageError(f"The models {names[0]!r} and {names[1]!r}: give two different names, base,tuned.")
+    columns, rows = _read(path)
+    if not rows:
+        raise UsageError(f"{path}: no latents; there is a header and nothing below it. Give one row for each latent.")
     has_categories, has_families = "category" in columns, "family" in columns
     class_index, category_index = _lookup(taxonomy)
     class_of = [i for i, item in enumerate(taxonomy.classes) for _ in item.categories]
@@ -110,6 +102,32 @@ def read_latents(path: Path, taxonomy: Taxonomy, *, models: tuple[str, str] | No
         side.categories.append(-1 if category is None else category)
         side.families.append(families.setdefault(key, len(families)))
     return ReadLatents(sides[names[0]].frozen(), sides[names[1]].frozen(), has_categories, has_families)
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns, and of every row its line and its cells; a cell that the row lacks is empty."""
+    line, rows = 1, list[tuple[int, dict[str, str]]]()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = [name.strip().lower() for name in next(reader, [])]
+            _check_columns(columns, path)
+            while True:
+                line = reader.line_num + 1
+                cells = next(reader, None)
+                if cells is None:
+                    return columns, rows
+                if any("\n" in cell or "\r" in cell for cell in cells):
+                    raise csv.Error("a cell goes on in the next line")
+                if cells:
+                    padded = [*cells, *[""] * len(columns)]
+                    rows.append((line, {name: cell.strip() for name, cell in zip(columns, padded, strict=False)}))
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a UTF-8 CSV file ({error}).") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {line}: not CSV ({error}). Is a quote not closed?") from error
 
 
 def _check_columns(columns: list[str], path: Path) -> None:

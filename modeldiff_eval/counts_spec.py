@@ -16,7 +16,7 @@ below, :mod:`modeldiff_eval.counts_spec_evidence` and ``reports/paper_simpo.yaml
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -33,8 +33,8 @@ from modeldiff_eval.errors import UsageError, did_you_mean
 from modeldiff_eval.records import ModelInfo, Record
 from modeldiff_eval.yaml_file import read_yaml
 
-MOST = 10_000_000
-"""Latents on a side at most: more are a slip of the keyboard, and every latent is resampled."""
+Count = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
+"""``true`` and ``'3'`` are no counts; more than ten million are a slip of the keyboard, and every latent is resampled."""
 
 
 class SideSpec(Spec):
@@ -43,10 +43,10 @@ class SideSpec(Spec):
     ``specific: null`` says that the number was not published.
     """
 
-    specific: int | None = Field(default=None, ge=0, le=MOST)
-    annotated: int = Field(ge=0, le=MOST)
-    none: int | None = Field(default=None, ge=0, le=MOST)
-    failed: int | None = Field(default=None, ge=0, le=MOST)
+    specific: Count | None = None
+    annotated: Count
+    none: Count | None = None
+    failed: Count | None = None
 
 
 class LatentsSpec(Spec):
@@ -59,8 +59,8 @@ class LatentsSpec(Spec):
 class CountPair(Spec):
     """Annotated latents of one class or category; ``name`` is needed only for codes outside the packaged taxonomy."""
 
-    base: int = Field(ge=0, le=MOST)
-    tuned: int = Field(ge=0, le=MOST)
+    base: Count
+    tuned: Count
     name: str | None = None
 
 
@@ -144,6 +144,7 @@ def read_spec(path: Path) -> CountsSpec:
         spec = CountsSpec.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{path}: " + "; ".join(_explain(item) for item in error.errors()[:5])) from error
+    _check_models(spec, path)
     _check_sums(spec, path)
     return spec
 
@@ -165,8 +166,21 @@ def _explain(item: Any) -> str:
         return f"{where}: unknown key.{did_you_mean(str(item['loc'][-1]), _known_keys())}"
     if item["type"] == "missing":
         return f"{where}: is missing"
+    if item["type"].startswith("int_"):
+        return f"{where}: must be a whole number (got {item['input']!r})"[:300]
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]} (got {item['input']!r})"[:300]
+
+
+def _check_models(spec: CountsSpec, path: Path) -> None:
+    for side in ("anchor", "base", "tuned"):
+        model: str | ModelInfo | None = getattr(spec.models, side)
+        if model is not None and not (model if isinstance(model, str) else model.id).strip():
+            raise UsageError(f"{path}: models.{side} is empty; give the model's id or a name.")
+    if spec.mode == "anchored" and spec.models.anchor is None:
+        raise UsageError(
+            f"{path}: mode anchored needs models.anchor, the model that both come from. Give it, or leave mode out."
+        )
 
 
 def _check_sums(spec: CountsSpec, path: Path) -> None:

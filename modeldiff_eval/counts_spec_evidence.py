@@ -120,7 +120,7 @@ class BenchmarkSpec(Spec):
 
     task: str
     metric: str
-    n: int = Field(gt=0)
+    n: Annotated[int, Field(strict=True, gt=0)]
     base: float | None
     tuned: float | None
     proportion: Literal[1, 100] | None = None

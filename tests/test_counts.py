@@ -256,7 +256,20 @@ BAD = [
         "latents.base.anotated: unknown key. Did you mean 'annotated'?",
     ),
     (lambda raw: raw["classes"]["A"].update(base=-1), "classes.A.base: .*greater than or equal to 0"),
-    (lambda raw: raw["classes"]["A"].update(base="many"), "classes.A.base: .*valid integer"),
+    *(
+        (
+            lambda raw, value=value: raw["classes"]["A"].update(base=value),
+            r"classes\.A\.base: must be a whole number \(got",
+        )
+        for value in ("many", "3", True, 3.0, 3.5, None, float("nan"), float("inf"), "9" * 5000)
+    ),
+    (lambda raw: raw["latents"]["base"].update(specific="113"), r"latents\.base\.specific: must be a whole number"),
+    (lambda raw: raw["benchmarks"][0].update(n=True), r"benchmarks\.0\.n: must be a whole number"),
+    (lambda raw: raw["models"].update(base=""), r"models\.base is empty"),
+    (lambda raw: raw["models"].update(tuned=" "), r"models\.tuned is empty"),
+    (lambda raw: raw["models"].update(tuned={"id": ""}), r"models\.tuned is empty"),
+    (lambda raw: raw["models"].update(anchor=""), r"models\.anchor is empty"),
+    (lambda raw: raw["models"].pop("anchor"), r"mode anchored needs models\.anchor"),
     (lambda raw: raw.pop("models"), "models: is missing"),
     (lambda raw: raw.update(classes={}, categories={}, published=None), "'classes' is empty"),
     (lambda raw: raw["published"]["classes"].update({"H": {"diff": 1}}), "'H' has no counts in this file"),
@@ -343,6 +356,13 @@ def test_latents_csv_with_categories_names_and_families(tmp_path: Path) -> None:
         ("model,latent,category\nbase,1,A.1\nbase,1,A.2\n", "line 3: latent '1' of base is listed twice"),
         ("model,latent,category\nbase,1,A.77\n", "line 2: category 'A.77' is not in the taxonomy"),
         ("model,latent,category,class\nbase,1,A.1,B\n", "does not belong to class 'B'"),
+        ("model,latent,category\n", "no latents"),
+        ("model,latent,category\n\n\n", "no latents"),
+        ("", "the column model, latent is missing"),
+        ('model,latent,category\nbase,1,A.1\n\nbase,2,"A.1\nbase,3,A.1\ntuned,1,A.1\n', "line 4: not CSV .*quote"),
+        ('model,latent,category\nbase,1,"A.1\nbase,2,"A.2"\ntuned,1,A.1\n', "line 2: not CSV .*quote"),
+        ('model,latent,category\nbase,"1,A.1\nbase,2,A.1"\ntuned,1,A.1\n', "line 2: not CSV .*quote"),
+        ('model,"latent,category\nbase,1,A.1\n', "line 1: not CSV .*quote"),
     ],
 )
 def test_bad_latents_csv(tmp_path: Path, text: str, message: str) -> None:
