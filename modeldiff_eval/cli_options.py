@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/<tuned>")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run.", show_default="runs/demo or runs/demo-anchored")
+]
+"""Of the demo: every command has a default of its own."""
 Json = Annotated[bool, typer.Option("--json", help="Print card.json on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the card's path.")]
 
