@@ -234,6 +234,8 @@ def _thresholds(text: str) -> dict[str, str]:
 
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
+    if name.split(".")[0] == "arena_names":
+        return "--arena-names takes two names, base,tuned, as the file of --arena spells them"
     if problem["type"] == "missing":
         return f"--{name} is missing: name a hub id, a folder, a .gguf file or an adapter folder"
     if problem["type"] == "extra_forbidden":

@@ -115,7 +115,7 @@ def test_version(run: Run) -> None:
         (["--base", "x", "--tuned", "y", "--k", "0"], r"k = 0"),
         (["--base", "x", "--tuned", "y", "--thresholds", "0.2"], r"not of the form nu_error=0\.2"),
         (["--base", "x", "--tuned", "y", "--thresholds", "nu_eror=0.2"], r"Did you mean 'nu_error'"),
-        (["--base", "x", "--tuned", "y", "--arena-names", "x"], r"arena_names"),
+        (["--base", "x", "--tuned", "y", "--arena-names", "x"], r"--arena-names takes two names, base,tuned"),
         (["--base", "x", "--tuned", "y", "--config", "absent.yaml"], r"Cannot read the configuration absent\.yaml"),
         (["render", "absent.json"], r"There is no card at absent\.json"),
         (["card", "absent.yaml"], r"absent\.yaml"),
