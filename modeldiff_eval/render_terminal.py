@@ -4,41 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from modeldiff_eval import naming_words
 from modeldiff_eval.gate_words import ordered, result
-from modeldiff_eval.records import ActivationChange, Card, Estimate, Verdict
+from modeldiff_eval.records import ActivationChange, Card, ClassRow, Estimate, Verdict
 from modeldiff_eval.render_causal import causal_lines
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED
 from modeldiff_eval.render_panels import terminal_lines
 from modeldiff_eval.render_scale import Scale
+from modeldiff_eval.render_terminal_rows import Column, Row, laid_out, room, safe
 from modeldiff_eval.render_text import UNDEFINED, VERDICT_TEXT, compact, interval, judged, number, verdict_text, visible
 from modeldiff_eval.render_view import benchmark_delta, benchmark_range, class_scales, verdict_line
 
 _STYLE: dict[Verdict, str] = {"up": "bold blue", "down": "bold yellow", "unclear": "dim", "not covered": "dim"}
-_PLAIN = str.maketrans(
-    {
-        "\u25b2": "^", "\u25bc": "v", "\u2212": "-", "\u2026": "..", "\u0394": "d", "\u2192": "->", "\u2014": "-",
-        "\u2500": "-", "\u25cf": "*", "\u25cb": "o", "\u2502": "|", "\u253c": "+", "\u2039": "<", "\u203a": ">",
-        "\u00a0": " ", "\u2009": " ", "\u202f": ",", "\u00b7": "-",
-    }
-)  # fmt: skip
-WIDE = 100
-Column = tuple[str, Literal["left", "right"]]
+_BAR, _BESIDE_BAR = 9, 26
+"""Characters of the shortest bar, and of the names beside it: where both have no room there is no bar."""
 _ROWS = 12
 
 
 def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None], *, hint: str | None = None) -> None:
-    """Print verdict, classes, Elo, benchmarks, paths and what to do next; fits any width from 60 columns."""
+    """Print verdict, classes, Elo, benchmarks, paths and what to do next; fits any width, and cuts no number and no verdict."""
     ascii_only = not (console.encoding or "").lower().startswith("utf")
 
     def show(text: Text) -> None:
-        console.print(_safe(text, ascii_only), highlight=False, soft_wrap=False)
+        console.print(safe(text, ascii_only), highlight=False, soft_wrap=False)
 
     gate = NOT_GATED if card.gate is None else GATE_WORDS[card.gate.verdict]
     show(Text.assemble((f" {gate} ", "reverse bold"), " ", (visible(card.title, limit=200), "bold")))
@@ -53,7 +45,7 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
         show(Text(f"{verdict_line(card)}; \u0394 in points of the share of specific latents", style="dim"))
     else:
         show(Text("Classes: not listed"))
-    for block in (_elo(card, ascii_only), _benchmarks(card, ascii_only)):
+    for block in (_elo(card, console.width, ascii_only), _benchmarks(card, console.width, ascii_only)):
         console.print()
         console.print(block, highlight=False)
     if card.causal is not None:
@@ -69,57 +61,43 @@ def print_terminal(card: Card, console: Console, paths: Mapping[str, Path | None
         # One path is one line whatever the width, so that it can be copied and clicked.
         where = Text("not written" if path is None else visible(str(path)))
         named = Text.assemble((f"{name:<{wide}}", "dim"), where)
-        console.print(_safe(named, ascii_only), highlight=False, soft_wrap=True)
+        console.print(safe(named, ascii_only), highlight=False, soft_wrap=True)
     page = paths.get("html")
     following = hint or (f"open {visible(str(page))}" if page is not None else None)
     if following is not None:
-        console.print(_safe(Text.assemble(("next: ", "bold"), following), ascii_only), highlight=False, soft_wrap=True)
+        console.print(safe(Text.assemble(("next: ", "bold"), following), ascii_only), highlight=False, soft_wrap=True)
 
 
-def _safe(text: Text, ascii_only: bool) -> Text:
-    if not ascii_only:
-        return text
-    plain = text.plain.translate(_PLAIN).encode("ascii", "replace").decode()
-    return Text(plain, style=text.style, overflow=text.overflow, no_wrap=text.no_wrap)
-
-
-def _classes(card: Card, width: int, ascii_only: bool) -> Table:
+def _classes(card: Card, width: int, ascii_only: bool) -> RenderableType:
     line, shifts = class_scales(card.classes)
     activation = shifts is not None
-    tight = activation and width < WIDE  # no room for bars then; the verdict stands in front of the number
-    used = (9 if tight else 8) + 15 + (0 if tight else 11) + (26 if activation else 0)
-    room = width - used - 2 * (3 if tight else 5 if activation else 4)
-    bar = 0 if tight else min(30, max(9, room - 26))
-    name = max(10, min(44, room - bar))
-
-    def cell(words: str, style: str = "") -> Text:
-        return _cell(words, ascii_only, style)
-
-    table = _grid(ascii_only=ascii_only)
-    table.add_column(cell("class"), width=name, no_wrap=True)
-    table.add_column(cell("\u0394"), justify="right", no_wrap=True)
-    table.add_column(cell("95 % interval"), justify="right", no_wrap=True)
-    if not tight:
-        table.add_column("", width=bar, no_wrap=True)
-        table.add_column(cell("verdict"), no_wrap=True)
+    columns: list[Column] = [("\u0394", "right"), ("95 % interval", "right"), ("verdict", "left")]
     if activation:
-        table.add_column(cell("activation \u0394 %"), justify="right", no_wrap=True)
-    for row in card.classes:
-        style, value = _STYLE[row.verdict], number(row.diff.value, signed=True)
-        known = row.verdict != "not covered"
-        cells = [
-            cell(f"{visible(row.code, limit=8)} {visible(row.name, limit=80)}"),
-            cell(_marked(row.diff, row.verdict) if tight and known else value, style),
-            cell(interval(row.diff) if known or not tight else "not covered"),
-        ]
-        if not tight:
-            cells += [
-                cell(_bar(line, row.diff, row.verdict, bar), style), cell(verdict_text(row.diff, row.verdict), style),
-            ]  # fmt: skip
-        if activation:
-            cells.append(cell(*_activation(row.activation)))
-        table.add_row(*cells)
-    return table
+        columns.append(("activation \u0394 %", "right"))
+    rows = [_class_row(row, activation) for row in card.classes]
+    left = room(columns, rows, width, ascii_only) - 2
+    if left >= _BAR + _BESIDE_BAR:
+        bar = min(30, left - _BESIDE_BAR)
+        columns.insert(2, ("", "left"))
+        for row, of in zip(rows, card.classes, strict=True):
+            row.cells.insert(2, (_bar(line, of.diff, of.verdict, bar), _STYLE[of.verdict]))
+    elif activation:  # The verdict stands in front of the number.
+        del columns[2]
+        for row, of in zip(rows, card.classes, strict=True):
+            row.cells[:3] = [(_marked(of.diff, of.verdict), _STYLE[of.verdict]), row.cells[1]]
+    below = "class: \u0394 (95 % interval)" + ("; activation: \u0394 %" if activation else "")
+    return laid_out("class", columns, rows, width, below=below, fold=False, ascii_only=ascii_only)
+
+
+def _class_row(row: ClassRow, activation: bool) -> Row:
+    style, verdict = _STYLE[row.verdict], verdict_text(row.diff, row.verdict)
+    value, bounds = number(row.diff.value, signed=True), interval(row.diff)
+    cells, below = [(value, style), (bounds, ""), (verdict, style)], [([verdict, value, f"({bounds})"], style)]
+    if activation:
+        words, its = _activation(row.activation)
+        cells.append((" ".join(words), its))
+        below.append((["activation", *words], its))
+    return Row(f"{visible(row.code, limit=8)} {visible(row.name, limit=80)}", cells, below)
 
 
 def _marked(estimate: Estimate, verdict: Verdict) -> str:
@@ -129,12 +107,13 @@ def _marked(estimate: Estimate, verdict: Verdict) -> str:
     return f"{mark} {number(estimate.value, signed=True)}"
 
 
-def _activation(change: ActivationChange | None) -> tuple[str, str]:
+def _activation(change: ActivationChange | None) -> tuple[list[str], str]:
     if change is None:
-        return "\u2014", "dim"
-    words = _marked(change.change, change.verdict)
-    more = "" if change.change.value is None else f" ({interval(change.change)})"
-    return f"{words}{more}", _STYLE[change.verdict]
+        return ["\u2014"], "dim"
+    words = [_marked(change.change, change.verdict)]
+    if change.change.value is not None:
+        words.append(f"({interval(change.change)})")
+    return words, _STYLE[change.verdict]
 
 
 def _bar(line: Scale, estimate: Estimate, verdict: Verdict, width: int) -> str:
@@ -155,49 +134,42 @@ def _bar(line: Scale, estimate: Estimate, verdict: Verdict, width: int) -> str:
     return "".join(cells)
 
 
-def _elo(card: Card, ascii_only: bool) -> Table | Text:
-    rows = card.arena.rows if card.arena else []
-    if not rows:
+def _elo(card: Card, width: int, ascii_only: bool) -> RenderableType:
+    found = card.arena.rows if card.arena else []
+    if not found:
         return Text("Arena: not listed")
-    columns: tuple[Column, ...] = (("Elo", "left"), ("\u0394 raw", "right"), ("", "left"))
-    table = _grid(*columns, ("\u0394 style-controlled", "right"), ascii_only=ascii_only)
-    for row in rows[:_ROWS]:
-        style = row.delta_style
-        words = (
-            visible(row.category, limit=60),
-            f"{number(row.delta.value, signed=True)} ({interval(row.delta)})",
-            verdict_text(row.delta, row.verdict),
-            "not listed" if style is None else f"{number(style.value, signed=True)} ({interval(style)})",
+    columns: list[Column] = [("\u0394 raw", "right"), ("", "left"), ("\u0394 style-controlled", "right")]
+    rows = []
+    for row in found[:_ROWS]:
+        style, verdict = _STYLE[row.verdict], verdict_text(row.delta, row.verdict)
+        raw = _with_bounds(row.delta)
+        controlled = ["not listed"] if row.delta_style is None else _with_bounds(row.delta_style)
+        cells = [(" ".join(raw), style), (verdict, style), (" ".join(controlled), "")]
+        rows.append(
+            Row(visible(row.category, limit=60), cells, [([verdict, *raw], style), (["style", *controlled], "")])
         )
-        table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))
-    if rows[_ROWS:]:
-        table.add_row(_cell(f"{len(rows) - _ROWS} more in the card", ascii_only, "dim"))
-    return table
+    return laid_out(
+        "Elo", columns, rows, width, below="Elo: \u0394 raw; style: \u0394 style-controlled", ascii_only=ascii_only,
+        more=max(0, len(found) - _ROWS),
+    )  # fmt: skip
 
 
-def _benchmarks(card: Card, ascii_only: bool) -> Table | Text:
+def _with_bounds(estimate: Estimate) -> list[str]:
+    return [number(estimate.value, signed=True), f"({interval(estimate)})"]
+
+
+def _benchmarks(card: Card, width: int, ascii_only: bool) -> RenderableType:
     if not card.benchmarks:
         return Text("Benchmarks: not measured")
-    table = _grid(("benchmark", "left"), ("\u0394", "right"), ("", "left"), ("n", "right"), ascii_only=ascii_only)
+    columns: list[Column] = [("\u0394", "right"), ("", "left"), ("n", "right")]
+    rows = []
     for row in card.benchmarks[:_ROWS]:
-        words = (
-            f"{visible(row.task, limit=40)} {visible(row.metric, limit=24)}",
-            f"{benchmark_delta(row)} ({benchmark_range(row)})",
-            verdict_text(row.delta, row.verdict),
-            number(row.n, 0),
-        )
-        table.add_row(*(_cell(w, ascii_only, _STYLE[row.verdict] if i in (1, 2) else "") for i, w in enumerate(words)))
-    if card.benchmarks[_ROWS:]:
-        table.add_row(_cell(f"{len(card.benchmarks) - _ROWS} more in the card", ascii_only, "dim"))
-    return table
-
-
-def _grid(*columns: Column, ascii_only: bool) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
-    for name, side in columns:
-        table.add_column(_cell(name, ascii_only), justify=side, no_wrap=True)
-    return table
-
-
-def _cell(words: str, ascii_only: bool, style: str = "") -> Text:
-    return _safe(Text(words, style=style, overflow="crop" if ascii_only else "ellipsis", no_wrap=True), ascii_only)
+        style, verdict = _STYLE[row.verdict], verdict_text(row.delta, row.verdict)
+        delta, n = [benchmark_delta(row), f"({benchmark_range(row)})"], number(row.n, 0)
+        name = f"{visible(row.task, limit=40)} {visible(row.metric, limit=24)}"
+        cells = [(" ".join(delta), style), (verdict, style), (n, "")]
+        rows.append(Row(name, cells, [([verdict, *delta], style), ([f"n {n}"], "")]))
+    return laid_out(
+        "benchmark", columns, rows, width, below="benchmark: \u0394; n", ascii_only=ascii_only,
+        more=max(0, len(card.benchmarks) - _ROWS),
+    )  # fmt: skip
