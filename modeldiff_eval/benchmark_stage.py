@@ -12,6 +12,7 @@ from modeldiff_eval.benchmark_scores import score_table
 from modeldiff_eval.benchmarks import Samples, compare, read_pair, run_benchmarks, write_flips
 from modeldiff_eval.models import is_adapter, public_name
 from modeldiff_eval.records import BenchmarkRow
+from modeldiff_eval.settings import Settings
 from modeldiff_eval.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], lis
     """
     settings = work.settings
     if settings.benchmarks:
-        names = {role: public_name(name) if is_adapter(name) else name for role, name in _names(work).items()}
-        both = read_pair(settings.benchmarks, cluster_by=settings.cluster_by, **names)
+        both = saved_results(settings)
     elif settings.tasks:
         both = (score(work, "base", out), score(work, "tuned", out))
     else:
@@ -39,8 +39,14 @@ def benchmark_stage(work: Workspace, out: Path) -> tuple[list[BenchmarkRow], lis
     return rows, caveats, score_table(*both)
 
 
-def _names(work: Workspace) -> dict[str, str]:
-    return {"base": work.settings.base, "tuned": work.settings.tuned}
+def saved_results(settings: Settings) -> tuple[Samples, Samples]:
+    """What ``--benchmarks`` names, of base and of tuned.
+
+    Raises:
+        EvidenceError: nothing is there, a file is malformed, or it does not say which model is which.
+    """
+    base, tuned = (public_name(name) if is_adapter(name) else name for name in (settings.base, settings.tuned))
+    return read_pair(str(settings.benchmarks), cluster_by=settings.cluster_by, base=base, tuned=tuned)
 
 
 def score(work: Workspace, role: str, out: Path | None = None) -> Samples:

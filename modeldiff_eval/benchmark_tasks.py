@@ -24,11 +24,12 @@ def tasks_dir() -> Path:
     return resource("tasks")
 
 
-def load_tasks(names: Sequence[str]) -> list[tuple[str, Any]]:
+def load_tasks(names: Sequence[str], *, data: bool = True) -> list[tuple[str, Any]]:
     """Loaded lm-eval tasks, groups and tags expanded, sorted by name, each once.
 
     Args:
         names: tasks, groups or tags by name, or paths of task files (``mine/task.yaml``). A task file may run code.
+        data: load them with their documents; otherwise only the names are looked at, and nothing is returned.
 
     Raises:
         EvidenceError: a name is unknown, is our own ``modeldiff``, or its data cannot be loaded.
@@ -51,6 +52,8 @@ def load_tasks(names: Sequence[str]) -> list[tuple[str, Any]]:
         if name not in files and name not in manager.task_index:
             hint = did_you_mean(name, manager.all_tasks)
             raise EvidenceError(f"lm-eval knows no task {name!r}.{hint} `modeldiff-eval lm-eval ls tasks` lists them.")
+        if not data:
+            continue
         try:
             found.update(manager.load([str(Path(name).expanduser().resolve()) if name in files else name])["tasks"])
         except Exception as error:

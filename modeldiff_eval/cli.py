@@ -5,46 +5,103 @@ The commands are in :mod:`~modeldiff_eval.commands`. Nothing heavy is imported u
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
-
 from modeldiff_eval import stopping
-from modeldiff_eval.cli_options import HELP_NAMES
-from modeldiff_eval.disk import output_error
-from modeldiff_eval.errors import ModelDiffError
 
 if TYPE_CHECKING:
+    import typer
     from rich.console import Console
+
+READER_GONE = 141
+"""As a shell says it of a program that SIGPIPE ended: whoever read our output stopped before we did."""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line; errors of ours are one line on standard error and an exit code."""
+    stopping.install()
+    _ready_streams()
+    try:
+        code = _run(argv)
+    except KeyboardInterrupt:
+        code = _stopped()
+    sys.exit(_flushed(code))
+
+
+def _flushed(code: int) -> int:
+    """The exit code once everything is printed: what a command found out stands, whether or not somebody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go(sys.stdout)
+    except OSError as error:
+        from modeldiff_eval.disk import explained
+
+        _let_go(sys.stdout)
+        return _failed(explained(error) or f"Cannot print: {error}.", 3)
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
+    import typer
+
+    from modeldiff_eval.disk import explained
+    from modeldiff_eval.errors import ModelDiffError
+
     # Typer carries its own click, so its base class is found by name.
     click_exception: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # To look for some, it opens every package installed.
-    stopping.install()
     try:
         code = _application(argv)(args=argv, standalone_mode=False, prog_name="modeldiff-eval")
-        if code == 130:  # Typer turns Ctrl-C into this exit code without a word.
+        if code == stopping.INTERRUPTED:  # Typer turns Ctrl-C into this exit code without a word.
             raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
+    except SystemExit as stop:
+        # Typer and rich leave with 1, which would mean a violated policy, when nobody reads what they print.
+        cause = stop.__context__
+        if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
+            _let_go(sys.stdout)
+            return READER_GONE
+        raise
     except ModelDiffError as error:
-        _fail(str(error), error.exit_code)
+        return _failed(str(error), error.exit_code)
     except typer.Abort:
-        _stopped()
+        return _stopped()
     except click_exception as error:
         error.show()
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _stopped()
+        return 2
     except OSError as error:
-        if found := output_error(error, Path(str(error.filename or "the output"))):
-            _fail(str(found), found.exit_code)
+        if message := explained(error):
+            return _failed(message, ModelDiffError.exit_code)
         raise
+
+
+def _ready_streams() -> None:
+    """Let every character be printed, and output that was closed be written to nowhere.
+
+    What goes into a file or a pipe is UTF-8, as every file of ours; a terminal keeps its encoding.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+
+
+def _let_go(stream: Any) -> None:
+    """Send what is still to be written to nowhere: Python writes it at its end, and would complain."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass
 
 
 def _application(argv: list[str] | None) -> typer.Typer:
@@ -56,7 +113,10 @@ def _application(argv: list[str] | None) -> typer.Typer:
         from modeldiff_eval.commands import app
 
         return app
+    import typer
+
     from modeldiff_eval.check_cli import check
+    from modeldiff_eval.cli_options import HELP_NAMES
 
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP_NAMES)
     alone.callback()(lambda: None)
@@ -64,17 +124,17 @@ def _application(argv: list[str] | None) -> typer.Typer:
     return alone
 
 
-def _stopped() -> NoReturn:
+def _stopped() -> int:
     code = stopping.exit_code()
     what = "terminated" if code == stopping.TERMINATED else "interrupted"
-    _fail(f"{what}; run the same command again to resume.", code)
+    return _failed(f"{what}; run the same command again to resume.", code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _failed(message: str, code: int) -> int:
     from modeldiff_eval.logs import failed
 
     if failed(message, code):
-        sys.exit(code)
+        return code
     console: Console | None = None
     try:
         from rich.console import Console
@@ -84,7 +144,7 @@ def _fail(message: str, code: int) -> NoReturn:
         console.print(message, highlight=False, markup=False, soft_wrap=True)
     except ImportError:
         print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

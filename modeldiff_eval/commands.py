@@ -191,8 +191,13 @@ def run(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print every setting and where it came from, then stop.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, then stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, look at every input, then stop.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Start although memory or disk will not do, or --out holds a card of other models."
+        ),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Use a cache of this run's own, inside --out.")] = False,
     log_json: LogJson = None,
@@ -221,11 +226,14 @@ def run(
         for name, value in settings.model_dump().items():
             print(f"{name:20} {value!s:40} {origin[name]}")
         raise typer.Exit
-    out = out or f"runs/{Path(settings.tuned).name}"
+    out = out or f"runs/{Path(settings.tuned).expanduser().resolve().name}"
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if dry_run:
-        _plan(settings, out)
+        from modeldiff_eval.dry_run import require_ready, show_plan
+
+        show_plan(settings, out, as_json=as_json)
+        require_ready(settings, out)
         raise typer.Exit
     _compare(
         settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force,
@@ -248,8 +256,9 @@ def _compare(
     force: bool = False,
     log_json: str | None = None,
 ) -> Run:
+    from modeldiff_eval.dry_run import require_own
     from modeldiff_eval.remote import local_folder
-    from modeldiff_eval.store import cache_dir, require_writable
+    from modeldiff_eval.store import cache_dir, require_writable, tidied
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
@@ -257,79 +266,22 @@ def _compare(
         )
     if offline:
         go_offline()
-    folder = require_writable(local_folder(out, cache_dir()))
-    reporter = speak(f"{settings.base} → {settings.tuned}", quiet=quiet, verbose=verbose, log_json=log_json)
+    folder = local_folder(out, cache_dir())
+    if not force:
+        require_own(folder, settings)
     cache = folder / "cache" if no_cache else cache_dir()
-    if not (force or settings.crosscoder or (folder / "card.json").exists()):
-        from modeldiff_eval.plan_run import require_room
+    with tidied(folder):
+        require_writable(folder)
+        reporter = speak(f"{settings.base} → {settings.tuned}", quiet=quiet, verbose=verbose, log_json=log_json)
+        if not (force or settings.crosscoder or (folder / "card.json").exists()):
+            from modeldiff_eval.plan_run import require_room
 
-        require_room(settings, cache)
-    from modeldiff_eval.diff import diff
+            require_room(settings, cache)
+        from modeldiff_eval.diff import diff
 
-    run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
+        run = diff(settings=settings, out=out, cache=cache, reporter=reporter)
     show(run.card, run.paths, as_json=as_json, quiet=quiet)
     return run
-
-
-def _plan(settings: Any, out: Path | str) -> None:
-    from modeldiff_eval.store import cache_dir
-
-    design = "anchored: (anchor, base) and (anchor, tuned)" if settings.anchor else "direct: (base, tuned)"
-    presented = settings.steps * settings.batch
-    print(f"Design        {design}")
-    for role in ("anchor", "base", "tuned"):
-        if getattr(settings, role):
-            print(f"{role:13} {getattr(settings, role)}")
-    print(
-        f"Corpus        {', '.join(settings.corpus)}, up to {settings.tokens or 'all'} tokens, {settings.rollouts} prompts answered by base and tuned"
-    )
-    print(
-        f"Crosscoder    {settings.latents:,} latents, k {settings.k}, {settings.steps:,} steps of {settings.batch:,} rows ({presented:,} rows)"
-    )
-    print(f"Annotator     {_annotator_cost(settings)}")
-    print(f"Benchmarks    {settings.benchmarks or ', '.join(settings.tasks) or 'none'}")
-    print(f"Cache         {cache_dir()}")
-    print(f"Writes        {out}/card.html, card.pdf, card.md, card.json, latents.parquet, …")
-    _costs(settings)
-
-
-def _annotator_cost(settings: Any) -> str:
-    """The annotator and what it will cost, as far as that is known before the latents are."""
-    if settings.annotator != "claude":
-        return f"{settings.annotator} (no cost)"
-    from modeldiff_eval.claude_endpoint import DEFAULT_MODEL
-    from modeldiff_eval.claude_prices import estimate
-
-    model, latents = settings.annotator_model or DEFAULT_MODEL, 100
-    repeated = latents * settings.repeats
-    # Shared part, text and longest answer of describing, categorising and trying a description: tokens as quoting.count_tokens
-    # counts them in the demo's questions; the last two texts by passages of that size.
-    parts = [
-        estimate(n, system, text, answer, model, batch=settings.batches)
-        for n, system, text, answer in (
-            (repeated, 780, 1100, 800),
-            (repeated, 2310, 90, 400),
-            (latents, 400, 1400, 256),
-        )
-    ]
-    made, costs = parts[0], [part.most for part in parts if part.most is not None]
-    price = f"at most {sum(costs):.2f} US$ for every {latents} latents" if costs else "at an unknown price"
-    limit = "" if settings.max_cost is None else f", at most {settings.max_cost:g} US$"
-    return f"claude ({model}), {price}{limit}; only latents that claims rest on (140 in the demo). {made.note}"
-
-
-def _costs(settings: Any) -> None:
-    """What training will need, and whether this machine has it; a few seconds of measuring."""
-    from modeldiff_eval.errors import ModelError
-    from modeldiff_eval.plan_run import plan_run
-    from modeldiff_eval.store import cache_dir
-
-    try:
-        made = plan_run(settings, cache_dir())
-    except ModelError as error:
-        print(f"Costs         not known: {error}")
-        return
-    print("\n" + "\n".join(made.lines()))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeldiff_eval.cli_options import LogJson, go_offline, speak
-from modeldiff_eval.errors import UsageError, did_you_mean
+from modeldiff_eval.errors import ModelDiffError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,11 +47,15 @@ def compare(
         float | None,
         typer.Option(help="GPUs that each stage asks of Ray.", show_default="1 where this machine has one"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print pairs and shared stages, then stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print pairs and shared stages, look at every input, then stop.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     log_json: LogJson = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print compare.json on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print compare.json, or the plan, on standard output.")
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing but errors and the report's path.")
     ] = False,
@@ -81,7 +86,7 @@ def compare(
     pairs = matrix_pairs(matrix, flags) if matrix else named_pairs(tuned or (), flags, config=config)
     out = out.rstrip("/") or "/"
     if dry_run:
-        print("\n".join(plan_lines(pairs, out)))
+        _show_plan(pairs, out, as_json=as_json)
         raise typer.Exit
     if offline:
         go_offline()
@@ -89,6 +94,34 @@ def compare(
     report = _run(pairs, out, (executor, ray_address, ray_cpus, ray_gpus), reporter, force=force)
     _show(report, out, as_json=as_json, quiet=quiet)
     raise typer.Exit(report.exit_code)
+
+
+def _show_plan(pairs: Sequence[Pair], out: str, *, as_json: bool) -> None:
+    """Print what a batch will do, and look at every pair's inputs and at ``out``."""
+    from modeldiff_eval.dry_run import require_possible
+    from modeldiff_eval.inputs import require_inputs
+    from modeldiff_eval.redact import redacted
+    from modeldiff_eval.remote import is_url
+
+    if as_json:
+        planned = [
+            {
+                "name": pair.name,
+                "out": f"{out}/{pair.name}",
+                "settings": redacted(pair.settings.model_dump(mode="json")),
+            }
+            for pair in pairs
+        ]
+        print(json.dumps({"out": out, "pairs": planned}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(plan_lines(pairs, out)), flush=True)
+    for pair in pairs:
+        try:
+            require_inputs(pair.settings, fetch=False)
+        except ModelDiffError as error:
+            raise type(error)(f"{pair.name}: {error}") from error
+    if not is_url(out):
+        require_possible(Path(out))
 
 
 def plan_lines(pairs: Sequence[Pair], out: str) -> list[str]:

@@ -23,8 +23,6 @@ from modeldiff_eval import activations as acts
 from modeldiff_eval import fit, naming, panels, seeds, shift, side_tables
 from modeldiff_eval import workspace as ws
 from modeldiff_eval._version import __version__
-from modeldiff_eval.agreement import map_for
-from modeldiff_eval.annotate import require_annotator
 from modeldiff_eval.annotate_human import HumanAnnotator
 from modeldiff_eval.benchmarks import result_files, split_paths
 from modeldiff_eval.card import Outside, build_card
@@ -36,11 +34,12 @@ from modeldiff_eval.dictionaries import measure_latents
 from modeldiff_eval.disk import writing
 from modeldiff_eval.graded import DRAWS
 from modeldiff_eval.in_memory import in_memory
+from modeldiff_eval.inputs import require_inputs
 from modeldiff_eval.locks import alone_in, in_use
 from modeldiff_eval.logs import tell
 from modeldiff_eval.memory_meter import high_water
 from modeldiff_eval.models import Loaded, public_name
-from modeldiff_eval.outside import gather_evidence, require_arena_input
+from modeldiff_eval.outside import gather_evidence
 from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Card, Models
 from modeldiff_eval.redact import redacted
@@ -49,8 +48,6 @@ from modeldiff_eval.render import pdf_available, render
 from modeldiff_eval.run import Run
 from modeldiff_eval.settings import Settings, make_settings
 from modeldiff_eval.store import cache_dir, clear_partial, file_hash, fingerprint, require_writable, write_json
-from modeldiff_eval.taxonomy import Taxonomy
-from modeldiff_eval.trackers import require as require_trackers
 from modeldiff_eval.weighting import caveat
 
 if TYPE_CHECKING:
@@ -105,15 +102,11 @@ def _diff(
 ) -> Run:
     """The story itself, in a folder that is this run's alone."""
     started = time.monotonic()
-    require_trackers(settings.log_to)
-    taxonomy = Taxonomy.load(Path(settings.taxonomy) if settings.taxonomy else None)
-    map_for(settings.agreement, taxonomy)
-    require_arena_input(settings)
-    require_annotator(settings.annotator, taxonomy, model=settings.annotator_model, max_cost=settings.max_cost)
+    require_inputs(settings, given=loaded)
 
     # Models and text.
     work = ws.open_workspace(settings, cache=cache, reporter=reporter, loaded=loaded)
-    given = fit.given_crosscoders(settings, 2 if settings.anchor else 1)
+    taxonomy, given = work.taxonomy, fit.require_given(work)
     corpus = ws.gather_text(work)
     ws.timed(work, "models and text", started)
 

@@ -34,6 +34,14 @@ def output_error(error: BaseException, place: Path) -> OutputError | None:
     return None
 
 
+def explained(error: OSError) -> str | None:
+    """What to say of an error that no command has put into words; it does not tell reading from writing."""
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
+        return f"Cannot open {error.filename}: {os.strerror(error.errno)}. Check who may read and write it."
+    found = output_error(error, Path(str(error.filename or "the output")))
+    return str(found) if found else None
+
+
 def _elsewhere(error: BaseException, place: Path) -> bool:
     """Whether the error names a file that is not beside or below ``place``: an input that may not be read, for example."""
     name = getattr(error, "filename", None)

@@ -161,6 +161,15 @@ def given_crosscoders(settings: Settings, n: int) -> list[str | None]:
     return list(settings.crosscoder)
 
 
+def require_given(work: Workspace) -> list[str | None]:
+    """:func:`given_crosscoders`, each read once and refused if it is of other models, before anything is harvested for it."""
+    given = given_crosscoders(work.settings, 2 if work.settings.anchor else 1)
+    width = int(work.configs["base"].get_text_config().hidden_size)
+    for name in filter(None, given):
+        coders.require_width(importing.read(importing.find(name))[0], width, name)
+    return given
+
+
 def difference_for(work: Workspace, material: Material, pair: Pair, out: Path) -> Difference:
     """The dictionary of what differs between the two models of ``pair``: trained, or found in the cache; copied to ``out``."""
     material = material.of(pair.first, pair.second)

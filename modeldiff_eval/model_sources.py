@@ -75,8 +75,36 @@ def resolve(name: str, *, foundation: Source | None = None, trust_remote_code: b
         ModelError: nothing usable is there.
         UnsafeWeightsError: the weights are pickled.
     """
+    require_model(name)
     if name == EMBEDDED:
         name = str(embedded_gguf())
+    path = Path(name).expanduser()
+    if path.is_file():
+        return Source(name, "gguf", str(path.resolve()), None, None, file_hash(path), trust_remote_code)
+    if is_adapter(name):
+        return _resolve_adapter(path.resolve(), foundation, trust_remote_code)
+    if path.is_dir():
+        return Source(name, "folder", str(path.resolve()), None, None, _folder_key(path), trust_remote_code)
+    repo, _, revision = name.partition("@")
+    return _resolve_hub(name, repo, revision or None, foundation, trust_remote_code)
+
+
+def looks_local(name: str) -> bool:
+    """Whether ``name`` can only be a path here, or is one."""
+    return name.startswith((".", "/", "~")) or Path(name).expanduser().exists()
+
+
+def require_model(name: str) -> None:
+    """Refuse a name that means no usable model, as far as that shows without a hub and without reading weights.
+
+    Raises:
+        ModelError: nothing usable is there.
+        UnsafeWeightsError: the weights are pickled.
+        MissingDependencyError: the embedded model is not installed.
+    """
+    if name == EMBEDDED:
+        embedded_gguf()
+        return
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
@@ -84,19 +112,18 @@ def resolve(name: str, *, foundation: Source | None = None, trust_remote_code: b
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelError(f"{path} does not begin like a GGUF file; it may be half downloaded. Fetch it again.")
-        return Source(name, "gguf", str(path.resolve()), None, None, file_hash(path), trust_remote_code)
-    if path.is_dir():
-        if (path / "adapter_config.json").exists():
-            return _resolve_adapter(path.resolve(), foundation, trust_remote_code)
-        return Source(name, "folder", str(path.resolve()), None, None, _folder_key(path), trust_remote_code)
-    repo, _, revision = name.partition("@")
-    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or repo.count("/") > 1:
-        raise ModelError(
-            f"There is no model at {name}. Check the path; a hub id looks like org/name or org/name@revision."
-        )
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
-        raise ModelError(f"{name!r} is neither a path that exists nor a hub id (org/name or org/name@revision).")
-    return _resolve_hub(name, repo, revision or None, foundation, trust_remote_code)
+    elif is_adapter(name):
+        _adapter_config(path)
+    elif path.is_dir():
+        _whole_weights(path)
+    else:
+        repo = name.partition("@")[0]
+        if path.suffix == ".gguf" or looks_local(name) or repo.count("/") > 1:
+            raise ModelError(
+                f"There is no model at {name}. Check the path; a hub id looks like org/name or org/name@revision."
+            )
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
+            raise ModelError(f"{name!r} is neither a path that exists nor a hub id (org/name or org/name@revision).")
 
 
 def _resolve_hub(name: str, repo: str, revision: str | None, foundation: Source | None, trust: bool) -> Source:
@@ -115,12 +142,18 @@ def _resolve_hub(name: str, repo: str, revision: str | None, foundation: Source 
         ) from error
     if (folder / "adapter_config.json").exists():
         return _resolve_adapter(folder, foundation, trust)
-    _folder_key(folder)
+    _whole_weights(folder)
     return Source(name, "folder", str(folder), folder.name, None, fingerprint([repo, folder.name]), trust)
 
 
 def _folder_key(path: Path) -> str:
-    """Check that a model folder is whole and safe; hash its configuration and weights."""
+    """A hash of the configuration and weights of a model folder that is whole and safe."""
+    weights = _whole_weights(path)
+    return fingerprint([file_hash(path / "config.json"), *(file_hash(file) for file in weights)])
+
+
+def _whole_weights(path: Path) -> list[Path]:
+    """The weights of a model folder, all there and safe to read."""
     if not (path / "config.json").exists():
         raise ModelError(
             f"{path} has no config.json, so it is not a model folder. Name the folder that save_pretrained wrote."
@@ -141,10 +174,23 @@ def _folder_key(path: Path) -> str:
             raise ModelError(f"{path} is half downloaded: {index.name} is torn. Fetch it again.") from error
         if missing := sorted(wanted - {file.name for file in weights}, key=str):
             raise ModelError(f"{path} is half downloaded; missing: {', '.join(map(str, missing))}. Fetch it again.")
-    return fingerprint([file_hash(path / "config.json"), *(file_hash(file) for file in weights)])
+    return weights
 
 
 def _resolve_adapter(path: Path, foundation: Source | None, trust: bool) -> Source:
+    config = _adapter_config(path)
+    if foundation is None:
+        stated = str(config.get("base_model_name_or_path") or "")
+        if not stated:
+            raise ModelError(f"{path} is an adapter that names no base model. Give the base model itself as --base.")
+        foundation = resolve(stated, trust_remote_code=trust)
+    root = foundation.foundation
+    key = f"{root.key}+{fingerprint([config, file_hash(path / 'adapter_model.safetensors')])}"
+    return Source(str(path), root.kind, root.location, root.revision, path, key, trust)
+
+
+def _adapter_config(path: Path) -> dict[str, Any]:
+    """The configuration of a LoRA whose weights are there and safe to read."""
     weights = path / "adapter_model.safetensors"
     if not weights.exists():
         if (path / "adapter_model.bin").exists():
@@ -156,21 +202,14 @@ def _resolve_adapter(path: Path, foundation: Source | None, trust: bool) -> Sour
         config = read_json((path / "adapter_config.json").read_text())
     except ValueError as error:
         raise ModelError(f"{path}/adapter_config.json is not valid JSON: {error}. Fetch the adapter again.") from error
-    _require_plain_lora(path, config)
-    if foundation is None:
-        stated = str(config.get("base_model_name_or_path") or "")
-        if not stated:
-            raise ModelError(f"{path} is an adapter that names no base model. Give the base model itself as --base.")
-        foundation = resolve(stated, trust_remote_code=trust)
-    root = foundation.foundation
-    key = f"{root.key}+{fingerprint([config, file_hash(weights)])}"
-    return Source(str(path), root.kind, root.location, root.revision, path, key, trust)
-
-
-def _require_plain_lora(path: Path, config: Any) -> None:
-    """Refuse adapters that are no LoRA, and a LoRA whose configuration has PEFT import a module that it names."""
     if not isinstance(config, dict):
         raise ModelError(f"{path}/adapter_config.json is not valid: it holds no settings. Fetch the adapter again.")
+    _require_plain_lora(path, config)
+    return config
+
+
+def _require_plain_lora(path: Path, config: dict[str, Any]) -> None:
+    """Refuse adapters that are no LoRA, and a LoRA whose configuration has PEFT import a module that it names."""
     if (kind := str(config.get("peft_type", "LORA"))) != "LORA":
         raise ModelError(
             f"{path} is a {kind:.40} adapter; only LoRA adapters can be merged. Merge it yourself and give the model."

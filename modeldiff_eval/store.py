@@ -141,6 +141,19 @@ def require_writable(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def tidied(folder: Path) -> Iterator[None]:
+    """Remove what the block made of ``folder`` and its parents when it fails, as far as nothing is in there."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+        raise
+
+
 def partial_of(folder: Path) -> Path:
     """Where ``folder`` is while it is made."""
     return folder.with_name(folder.name + PARTIAL)

@@ -381,7 +381,7 @@ def test_a_tracker_sees_the_training_and_changes_nothing(
         return Listener()
 
     monkeypatch.setattr("modeldiff_eval.fit.trackers", listener)
-    monkeypatch.setattr(sys.modules["modeldiff_eval.diff"], "require_trackers", seen.append)
+    monkeypatch.setattr("modeldiff_eval.inputs.require_trackers", seen.append)
     logged = run(base_model, tuned_model, cache=tmp_path / "own", log_to=("wandb",))
     told = (("wandb",), tmp_path / "run", "base--tuned")
     assert seen == [("wandb",), told, (0, STEPS), *range(1, STEPS + 1), False]
