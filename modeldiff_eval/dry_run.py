@@ -59,22 +59,24 @@ def require_own(out: Path, settings: Settings) -> None:
         UsageError: with both comparisons.
     """
     try:
-        before = read_json((out / "run.json").read_text(encoding="utf-8"))["settings"]
-        held = {role: before.get(role) for role in ("anchor", "base", "tuned")}
+        notes = read_json((out / "run.json").read_text(encoding="utf-8"))
+        held = {role: notes["settings"].get(role) for role in ("anchor", "base", "tuned")}
+        started_in = Path(notes.get("cwd") or "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # No run, or one that was never finished.
     asked = {role: redacted(getattr(settings, role)) for role in held}
-    if any(not _same(held[role], asked[role]) for role in held):
+    if any(not _same(held[role], asked[role], started_in) for role in held):
         raise UsageError(
             f"{out} holds the comparison {_pair(held)}, and this one is {_pair(asked)}. Name another folder with --out; "
             "--force replaces what is there."
         )
 
 
-def _same(one: str | None, other: str | None) -> bool:
-    if one is None or other is None:
-        return one == other
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+def _same(held: str | None, asked: str | None, started_in: Path) -> bool:
+    """Whether two names are of one model; ``held`` may be relative to the folder that its run was started in."""
+    if held is None or asked is None:
+        return held == asked
+    return held == asked or (started_in / Path(held).expanduser()).resolve() == Path(asked).expanduser().resolve()
 
 
 def _pair(models: dict[str, str | None]) -> str:

@@ -177,6 +177,12 @@ def test_the_same_models_in_other_words_are_no_others(
     held = {"anchor": None, "base": str(base_model), "tuned": f"./{tuned_model.name}/"}
     (tmp_path / "run.json").write_text(json.dumps({"settings": held}))
     dry_run.require_own(tmp_path, settings)
+    elsewhere = make_settings({"base": str(base_model), "tuned": str(tuned_model)}, environ={})[0]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="holds the comparison"):
+        dry_run.require_own(tmp_path, elsewhere)
+    (tmp_path / "run.json").write_text(json.dumps({"settings": held, "cwd": str(tuned_model.parent)}))
+    dry_run.require_own(tmp_path, elsewhere)
     (tmp_path / "run.json").write_text(json.dumps({"settings": held | {"anchor": "o/p"}}))
     with pytest.raises(UsageError, match="anchored in o/p"):
         dry_run.require_own(tmp_path, settings)
