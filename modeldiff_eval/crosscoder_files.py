@@ -12,6 +12,7 @@ from torch import Tensor
 from modeldiff_eval.errors import CrosscoderError, OutputError
 from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.store import PARTIAL
+from modeldiff_eval.umask import follow_umask
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def write_tensors(path: Path, weights: Mapping[str, Tensor], metadata: dict[str,
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial, metadata)
+        follow_umask([partial])
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)

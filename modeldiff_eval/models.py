@@ -19,6 +19,7 @@ from modeldiff_eval.model_sources import resolve_all as resolve_all
 from modeldiff_eval.plain_json import read_json
 from modeldiff_eval.records import ModelInfo
 from modeldiff_eval.store import once, write_json
+from modeldiff_eval.umask import follow_umask
 
 if TYPE_CHECKING:
     import torch
@@ -195,6 +196,7 @@ def _dequantised(source: Source, cache: Path) -> Path:
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(model.state_dict())
         plain.save_pretrained(partial, safe_serialization=True)
+        follow_umask(partial.glob("*.safetensors"))
         tokenizer.save_pretrained(partial)
         write_json(partial / "gguf.json", {"names": _gguf_names(path)})
 

@@ -29,6 +29,7 @@ from modeldiff_eval.progress import Reporter
 from modeldiff_eval.records import Record
 from modeldiff_eval.rollouts import Answer, Prompt, render, rollouts
 from modeldiff_eval.store import fingerprint, once, write_json
+from modeldiff_eval.umask import follow_umask
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PACKAGED_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -216,6 +217,7 @@ def _train(
         PACKAGED_NAME if base.source.kind == "gguf" else weights.public_name(base.source.location)
     )
     model.save_pretrained(out, save_embedding_layers=False)
+    follow_umask(out.glob("*.safetensors"))
     (out / "README.md").unlink(missing_ok=True)
     return history, time.monotonic() - started
 

@@ -35,6 +35,7 @@ from modeldiff_eval.settings import Settings
 from modeldiff_eval.shift_null import beyond_null, enough, null_bars
 from modeldiff_eval.stats_bootstrap import bootstrap_ratio, two_way_ratio
 from modeldiff_eval.store import cache_dir, write_json
+from modeldiff_eval.umask import follow_umask
 
 STEPS = (8, 15, 30, 61, 91, 122)
 """61 steps are one pass over the recipe's 242 pairs, which is what the shipped adapter had: 1/8 to 2 times that."""
@@ -66,7 +67,9 @@ def train_doses(pairs: str, out: Path, *, steps: Sequence[int] = STEPS) -> None:
             print(f"step {state.global_step}", flush=True)
             if state.global_step in steps:
                 model.peft_config["default"].base_model_name_or_path = shipped["base"]
-                model.save_pretrained(out / f"steps-{state.global_step:03d}", save_embedding_layers=False)
+                folder = out / f"steps-{state.global_step:03d}"
+                model.save_pretrained(folder, save_embedding_layers=False)
+                follow_umask(folder.glob("*.safetensors"))
 
     _, log = recipe.train(model, tokenizer, training, settings, callbacks=[Save()])
     recipe.write_recipe(out, {"settings": settings.model_dump(mode="json"), "training": log})

@@ -29,6 +29,7 @@ from modeldiff_eval.errors import CorpusError, MissingDependencyError, ModelDiff
 from modeldiff_eval.models import EMBEDDED, load, resolve
 from modeldiff_eval.records import Record
 from modeldiff_eval.store import cache_dir
+from modeldiff_eval.umask import follow_umask
 
 Method = Literal["simpo", "dpo"]
 
@@ -225,6 +226,7 @@ def save(model: Any, out: Path, *, base_name: str) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out, save_embedding_layers=False)
+        follow_umask(out.glob("*.safetensors"))
         (out / "README.md").unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"The adapter cannot be written to {out}: {error}") from error

@@ -151,6 +151,7 @@ def test_training_prefers_the_chosen_and_the_evaluation_sees_it(
     ]
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
+    assert (out / "adapter_model.safetensors").stat().st_mode == (out / "recipe.json").stat().st_mode
     recipe = json.loads((out / "recipe.json").read_text())
     assert str(tmp_path) not in json.dumps(config) + json.dumps(recipe)
     assert recipe["data"]["too_long"] == recipe["data"]["malformed"] == 1
