@@ -24,12 +24,12 @@ class Document(Record):
 
 
 def to_document(row: Any, default_id: str, source: str) -> tuple[Document | None, str]:
-    """One row as a document, or None with what is wrong with it."""
+    """One row as a document, or None with what is wrong with it. Half a surrogate pair in it becomes U+FFFD."""
     if not isinstance(row, dict):
         return None, "the row is not an object"
     common = {
-        "id": str(row.get("id") or default_id),
-        "source": str(row.get("source") or source),
+        "id": _whole(str(row.get("id") or default_id)),
+        "source": _whole(str(row.get("source") or source)),
         "language": _optional(row, "language"),
         "category": _optional(row, "category"),
     }
@@ -42,11 +42,12 @@ def to_document(row: Any, default_id: str, source: str) -> tuple[Document | None
         if not any(content.strip() for _, content in turns):
             return None, "every message is empty"
         group = row.get("group") or text_group(next((c for r, c in turns if r == "user"), turns[0][1]))
-        return Document(**common, group=str(group), messages=turns), ""
+        return Document(**common, group=_whole(str(group)), messages=turns), ""
     text = row.get("text", row.get("content"))
     if not isinstance(text, str) or not text.strip():
         return None, "neither 'text' nor 'messages' holds any text"
-    return Document(**common, group=str(row.get("group") or text_group(text)), text=text), ""
+    text = _whole(text)
+    return Document(**common, group=_whole(str(row.get("group") or text_group(text))), text=text), ""
 
 
 def _rows(messages: Any) -> Any:
@@ -58,7 +59,7 @@ def _rows(messages: Any) -> Any:
 
 def _optional(row: dict[str, Any], key: str) -> str | None:
     value = row.get(key)
-    return str(value) if value else None
+    return _whole(str(value)) if value else None
 
 
 def _role(message: Any) -> str:
@@ -70,7 +71,14 @@ def _content(message: Any) -> str:
     content = message.get("content", message.get("value"))
     if not isinstance(content, str):
         raise TypeError("content is not text")
-    return content
+    return _whole(content)
+
+
+def _whole(text: str) -> str:
+    """Text that UTF-8 can hold: JSON can hold one half of a surrogate pair without the other."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def text_group(text: str) -> str:
