@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modeldiff_eval.cli_options import LogJson, go_offline, speak
-from modeldiff_eval.errors import CrosscoderError, UsageError, did_you_mean
+from modeldiff_eval.errors import CrosscoderError, SettingsError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from modeldiff_eval.crosscoder import Crosscoder
+    from modeldiff_eval.settings import Settings
 
 HELP = """Train crosscoders, look at them, bring in those of others, hand ours on.
 
@@ -106,7 +108,7 @@ def train(
     An interrupted training goes on when the same command is given again, with as many processes. Settings without an option
     here (batch, lr, measure_tokens, …) come from --config or MODELDIFF_* variables.
     """
-    from modeldiff_eval.settings import PAPER_MODEL, make_settings
+    from modeldiff_eval.settings import PAPER_MODEL
 
     flags: dict[str, Any] = {
         "base": first, "tuned": second, "corpus": tuple(corpus or ()) or None, "tokens": tokens, "layer": layer, "preset": preset,
@@ -122,10 +124,10 @@ def train(
             hush()
         from modeldiff_eval.crosscoder_train import print_plan
 
-        if not print_plan(make_settings(flags, config=config, stand_in=PAPER_MODEL)[0], plan_ranks, as_json=as_json):
+        if not print_plan(_settings(flags, config, stand_in=PAPER_MODEL), plan_ranks, as_json=as_json):
             raise typer.Exit(2)
         return
-    settings, _ = make_settings(flags, config=config)
+    settings = _settings(flags, config)
     if out is None:
         raise UsageError("--out is missing: name the folder that the crosscoder goes to.")
     leader = os.environ.get("RANK", "0") == "0"
@@ -137,6 +139,17 @@ def train(
     train_command(
         settings, out, reporter=reporter, no_cache=no_cache, checkpoint_minutes=checkpoint_minutes, force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
+
+
+def _settings(flags: dict[str, Any], config: Path | None, stand_in: str | None = None) -> Settings:
+    """The settings; a model that is missing is called as the option of ``train``."""
+    from modeldiff_eval.settings import make_settings
+
+    try:
+        return make_settings(flags, config=config, stand_in=stand_in)[0]
+    except SettingsError as error:
+        said = str(error).replace("--base is missing", "--first is missing")
+        raise SettingsError(said.replace("--tuned is missing", "--second is missing")) from error
 
 
 @crosscoder_app.command()
@@ -234,8 +247,12 @@ def _upload(folder: Path, repo: str, card: str, *, private: bool) -> None:
 
 
 def _require_free(out: Path) -> None:
+    """Nothing is at ``out``, and something can be written there."""
+    from modeldiff_eval.store import require_writable
+
     if out.exists():
         raise UsageError(f"{out} exists already. Name another folder with --out, or remove it.")
+    require_writable(out.absolute().parent)
 
 
 def _factors(text: str | None) -> tuple[float, float] | None:
@@ -249,18 +266,22 @@ def _factors(text: str | None) -> tuple[float, float] | None:
 
 
 def _write(out: Path, crosscoder: Crosscoder, metadata: dict[str, Any], form: str | None = None) -> None:
-    """One format into ``out``, or native and jumprelu side by side; ``out`` is whole or absent."""
+    """One format into ``out``, or native and jumprelu side by side; ``out`` is whole or absent, and nothing is left beside it."""
     from modeldiff_eval.crosscoder import save_jumprelu, save_native
     from modeldiff_eval.crosscoder_formats import save_dictionary_learning
-    from modeldiff_eval.store import once
+    from modeldiff_eval.disk import writing
+    from modeldiff_eval.store import PARTIAL
 
     savers = {"native": save_native, "jumprelu": save_jumprelu, "dictionary_learning": save_dictionary_learning}
-
-    def make(partial: Path) -> None:
-        if form:
-            savers[form](crosscoder, partial, metadata)
-        else:
-            save_native(crosscoder, partial / "native", metadata)
-            save_jumprelu(crosscoder, partial / "jumprelu", metadata)
-
-    once(out, make, sealed=False)
+    partial = out.with_name(f"{out.name}.{os.getpid()}{PARTIAL}")  # of this process: no lock is needed
+    try:
+        with writing(out):
+            if form:
+                savers[form](crosscoder, partial, metadata)
+            else:
+                save_native(crosscoder, partial / "native", metadata)
+                save_jumprelu(crosscoder, partial / "jumprelu", metadata)
+            _require_free(out)
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

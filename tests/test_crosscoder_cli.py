@@ -17,7 +17,7 @@ from modeldiff_eval.crosscoder import load, save_native
 from modeldiff_eval.crosscoder_cli import FORMATS, crosscoder_app
 from modeldiff_eval.crosscoder_import import resolve
 from modeldiff_eval.crosscoder_info import model_card
-from modeldiff_eval.errors import CrosscoderError, ModelDiffError, UsageError
+from modeldiff_eval.errors import CrosscoderError, ModelDiffError, OutputError, UsageError
 from modeldiff_eval.train_step import Trainer, TrainSettings
 
 QUALITY = {
@@ -114,6 +114,32 @@ def test_every_export_is_imported_back_as_the_same_function(folder: Path, tmp_pa
         out = crosscoder.denormalise(crosscoder.decode(crosscoder.encode(x))).flatten(1)
         torch.testing.assert_close(out, reconstruction, atol=1e-4, rtol=1e-4)
     assert metadata["imported_from"] == str(tmp_path / "out")
+
+
+def test_nothing_is_left_beside_an_export(folder: Path, tmp_path: Path) -> None:
+    run("export", folder, "--out", tmp_path / "made" / "out")
+    run("import", folder, "--out", tmp_path / "made" / "in")
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["in", "out"]
+
+
+def test_a_write_that_fails_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object, partial: Path, __: object) -> None:
+        partial.mkdir()
+        (partial / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("modeldiff_eval.crosscoder.save_jumprelu", full)
+    with pytest.raises(OutputError, match="No space left"):
+        run("export", folder, "--out", tmp_path / "made" / "out")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_a_place_that_cannot_be_written_is_said_first(folder: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "x", Path("/proc/x")):
+        with pytest.raises(OutputError, match="Cannot write to"):
+            run(command, "no/where", "--out", out)
 
 
 def test_quality_travels_with_an_export(folder: Path, tmp_path: Path) -> None:

@@ -281,11 +281,12 @@ def test_another_crosscoder_is_not_overwritten(fitted: Run, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--second", "y", "--out", "cc"], "--base is missing"),
+        (["--second", "y", "--out", "cc"], "--first is missing"),
+        (["--base", "x", "--out", "cc"], "--second is missing"),
         (["--first", "x", "--second", "y"], "--out is missing"),
         (["--first", "x", "--second", "y", "--out", "cc", "--preset", "quik"], "Did you mean 'quick'"),
         (["--first", "x", "--second", "y", "--out", "cc", "--plan-ranks", "0"], "--plan-ranks"),
-        (["--preset", "standard", "--dry-run"], "--base is missing"),
+        (["--preset", "standard", "--dry-run"], "--first is missing"),
     ],
 )
 def test_usage_errors(run: Run, words: list[str], message: str) -> None:
