@@ -1,12 +1,14 @@
 """A first policy from a card: every rule passes on that card, and its comment says what the card shows.
 
 A threshold lies just outside the card's own interval, by a tenth of its width: what is only noise on this card does not fail the next, and at
-most at 0: no rule asks for a gain. It is where to start; which falls matter is for people to say.
+most at 0: no rule asks for a gain. A threshold that no card can reach makes no rule, only a comment. It is where to start; which falls matter is
+for people to say.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ import yaml
 from modeldiff_eval.gate_decide import decide
 from modeldiff_eval.gate_expression import Key, parse, path_text, shown
 from modeldiff_eval.gate_target import look_up
-from modeldiff_eval.records import Card, Estimate
+from modeldiff_eval.records import BenchmarkRow, Card, Estimate
 from modeldiff_eval.render_text import interval, number, visible
 from modeldiff_eval.render_tiles import lower_is_better
 
@@ -23,7 +25,7 @@ MAX_ROWS = 60
 """Rows of one kind that get a rule of their own."""
 
 _HEAD = """# Policy for: {title}
-# Written from its card ({created}). Every rule below passes on that card; lines that begin with "# -" would not, and say why.
+# Written from its card ({created}). Every rule below passes on that card; lines that begin with "# -" would not, or could never fail, and say why.
 # A rule names a number (classes.A.diff_simultaneous.low > -5) or a whole estimate (classes.A.diff > -5: passes where all
 # of its interval does, fails where none of it does, else inconclusive); * is every key; "and" joins comparisons. Beside numbers there are
 # words (classes.A.verdict != down) and, with `baseline: CARD` or --baseline, the same place of an earlier card
@@ -37,9 +39,12 @@ rules:
 
 @dataclass(frozen=True)
 class _Proposal:
+    """A rule, what the card shows, and, where it holds on every card, why."""
+
     rule: str
     severity: str
     now: str
+    always: str = ""
 
 
 def policy_from_card(card: Card) -> str:
@@ -71,17 +76,22 @@ def _health(card: Card) -> Iterator[_Proposal]:
         for side in ("first", "second"):
             value = float(getattr(coder, f"fve_{side}"))
             yield _Proposal(f"{where}.fve_{side} > {_below(value, 0.05)}", "fail", f"now {value:.3f}, held out")
-        limit = max(2 * coder.dead_share, 0.05)
-        yield _Proposal(f"{where}.dead_share < {_above(limit, 0.01)}", "fail", f"now {coder.dead_share:.4f}")
+        limit = min(_above(max(2 * coder.dead_share, 0.05), 0.01), 1.0)
+        yield _Proposal(f"{where}.dead_share < {shown(limit)}", "fail", f"now {coder.dead_share:.4f}")
     rate = card.latents.null_rate
-    limit = 0.01 if rate is None else _above(max(0.01, 2 * rate), 0.001)
-    yield _Proposal(f"latents.null_rate < {limit}", "fail", "" if rate is None else f"now {rate:.6f}")
+    limit = 0.01 if rate is None else min(_above(max(0.01, 2 * rate), 0.001), 1.0)
+    yield _Proposal(f"latents.null_rate < {shown(limit)}", "fail", "" if rate is None else f"now {rate:.6f}")
 
 
 def _counts(card: Card) -> Iterator[_Proposal]:
+    size = max((coder.n_latents for coder in (*card.crosscoders, *(card.differences or ()))), default=None)
     for side in ("base", "tuned"):
         value = int(getattr(card.latents, side).specific)
-        yield _Proposal(f"latents.{side}.specific < {2 * value + 20}", "warn", f"now {value}")
+        limit = 2 * value + 20
+        if size is not None and value < size:
+            limit = min(limit, size)
+        always = "" if size is None or limit <= size else f"a dictionary has {size} latents"
+        yield _Proposal(f"latents.{side}.specific < {limit}", "warn", f"now {value}", always)
         yield _Proposal(
             f"latents.{side}.failed <= {int(getattr(card.latents, side).failed)}",
             "warn",
@@ -95,10 +105,11 @@ def _classes(card: Card) -> Iterator[_Proposal]:
         part = "diff" if row.diff_simultaneous is None else "diff_simultaneous"
         found = row.diff if row.diff_simultaneous is None else row.diff_simultaneous
         of = f", {row.base.count} and {row.tuned.count} latents"
-        yield _falls(f"classes.{row.code}.{part}", found, "warn", name, of)
+        yield _falls(f"classes.{row.code}.{part}", found, "warn", name, of, most=100)
         if row.activation is not None:
-            of = f" percent of activation, {row.activation.n_latents} latents"
-            yield _falls(f"classes.{row.code}.activation.change", row.activation.change, "warn", name, of)
+            n = row.activation.n_latents
+            of = f" percent of activation, {n} latent{'s' if n != 1 else ''}"
+            yield _falls(f"classes.{row.code}.activation.change", row.activation.change, "warn", name, of, most=100)
     yield _Proposal("classes.*.verdict != down", "warn", "no class certainly down")
     yield _Proposal("categories.*.verdict != down", "warn", "no category certainly down")
 
@@ -110,9 +121,18 @@ def _benchmarks(card: Card) -> Iterator[_Proposal]:
         where = path_text((*keys, Key("delta")))
         name = f"{visible(row.metric, limit=60)}: "
         if lower_is_better(row):
-            yield _rises(where, row.delta, "fail", name, f", n {row.n}; lower is better")
+            yield _rises(where, row.delta, "fail", name, f", n {row.n}; lower is better", most=_range(row))
         else:
-            yield _falls(where, row.delta, "fail", name, f", n {row.n}")
+            yield _falls(where, row.delta, "fail", name, f", n {row.n}", most=_range(row))
+
+
+def _range(row: BenchmarkRow) -> float | None:
+    """From the lowest score to the highest: of documents that are right or wrong and of accuracies; None where it is not known."""
+    if row.p_mcnemar is not None:
+        return 1.0
+    if re.search(r"(?<![a-z_])(acc|acc_norm|accuracy|exact_match)(?![a-z_])", row.metric.lower()):
+        return 1.0 if max(row.base, row.tuned) <= 1 else 100.0
+    return None
 
 
 def _arena(card: Card) -> Iterator[_Proposal]:
@@ -122,15 +142,17 @@ def _arena(card: Card) -> Iterator[_Proposal]:
         yield _falls(where, row.delta_style or row.delta, "fail", "", ", style-controlled" if styled else ", raw")
 
 
-def _falls(where: str, found: Estimate, severity: str, name: str, of: str) -> _Proposal:
-    """A rule that holds as long as the lower bound stays about where it is, or above 0."""
+def _falls(where: str, found: Estimate, severity: str, name: str, of: str, *, most: float | None = None) -> _Proposal:
+    """A rule that holds as long as the lower bound stays about where it is, or above 0. Nothing falls by more than ``most``."""
     low = -5.0 if found.low is None else _below(min(found.low, 0.0), _margin(found))
-    return _Proposal(f"{where}.low > {shown(low)}", severity, f"{name}{_now(found)}{of}")
+    always = "" if most is None or low >= -most else f"it does not fall by more than {shown(float(most))}"
+    return _Proposal(f"{where}.low > {shown(low)}", severity, f"{name}{_now(found)}{of}", always)
 
 
-def _rises(where: str, found: Estimate, severity: str, name: str, of: str) -> _Proposal:
+def _rises(where: str, found: Estimate, severity: str, name: str, of: str, *, most: float | None = None) -> _Proposal:
     high = 5.0 if found.high is None else _above(max(found.high, 0.0), _margin(found))
-    return _Proposal(f"{where}.high < {shown(high)}", severity, f"{name}{_now(found)}{of}")
+    always = "" if most is None or high <= most else f"it does not rise by more than {shown(float(most))}"
+    return _Proposal(f"{where}.high < {shown(high)}", severity, f"{name}{_now(found)}{of}", always)
 
 
 def _now(found: Estimate) -> str:
@@ -157,7 +179,7 @@ def _above(value: float, margin: float) -> float:
 
 
 def _written(card: Card, proposal: _Proposal) -> str:
-    """One rule as YAML, or as a comment where it would not pass on this very card."""
+    """One rule as YAML, or as a comment where it would not pass on this very card, or would on every card."""
     try:
         made = parse(proposal.rule)
         places = [decide(term, seen) for term in made.terms for seen in look_up(card, term.path)]
@@ -166,6 +188,8 @@ def _written(card: Card, proposal: _Proposal) -> str:
     bad = [place for place in places if place.verdict != "pass"]
     line = f"- {{rule: {_scalar(str(made))}, severity: {proposal.severity}}}"
     now = f" # {proposal.now}" if proposal.now else ""
+    if not bad and proposal.always:
+        return f"  # {line} # cannot fail, {proposal.always}: {proposal.now}\n"
     if not bad:
         return f"  {line}{now}\n"
     why = "; ".join(bad[0].notes) or f"{bad[0].seen.path} is {bad[0].seen.word or bad[0].seen.number}"

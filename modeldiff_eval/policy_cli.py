@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +38,7 @@ def init(
 
     text = policy_from_card(read_card(source))
     if out is None:
-        sys.stdout.write(text)
+        print(text, end="")
         return
     if out.exists() and not force:
         raise UsageError(f"{out} is there already. Name another file, or overwrite it with --force.")
