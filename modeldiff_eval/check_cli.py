@@ -32,7 +32,7 @@ def check(
         typer.Option(
             "--format",
             metavar="NAME[=FILE]",
-            help="text, json, junit, github or markdown; to a file with =FILE; repeatable.",
+            help="text, json, junit, github or markdown; to a file with =FILE; repeatable. Only text and github share standard output.",
             show_default="text",
         ),
     ] = None,
@@ -124,7 +124,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _formats(given: list[str] | None, output: Path | None) -> list[tuple[str, Path | None]]:
-    """(format, file) for every ``--format``; no file is standard output."""
+    """(format, file) for every ``--format``; no file is standard output, where what a program reads must stand alone."""
     known = ("text", "json", "junit", "github", "markdown")
     wanted = list[tuple[str, Path | None]]()
     for item in given or ["text"]:
@@ -138,6 +138,12 @@ def _formats(given: list[str] | None, output: Path | None) -> list[tuple[str, Pa
         if len(wanted) > 1 or wanted[0][1] is not None:
             raise UsageError("--output goes with one --format; with several write --format NAME=FILE.")
         wanted = [(wanted[0][0], output)]
+    shown = [name for name, file in wanted if file is None]
+    for name in ("json", "junit", "markdown"):
+        if name in shown and len(shown) > 1:
+            raise UsageError(
+                f"--format {' and '.join(shown)} would be mixed on standard output. Send {name} to a file: --format {name}=FILE."
+            )
     return wanted
 
 
@@ -186,7 +192,7 @@ def _write(text: str, file: Path | None) -> None:
         return
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stdout.write(text)
+    print(text, end="")  # which passes over a closed standard output; the exit code still has the verdict
 
 
 def _summarise(report: Report) -> None:

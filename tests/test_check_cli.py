@@ -86,6 +86,9 @@ def test_usage_errors(run: Run, card: Path, tmp_path: Path) -> None:
         ([card, "--policy", rules, "--format", "junitt"], "Did you mean 'junit'"),
         ([card, "--policy", rules, "--format", "json="], "unknown"),
         ([card, "--policy", rules, "--format", "json", "--format", "text", "--output", "x"], "--output goes with one"),
+        ([card, "--policy", rules, "--format", "json", "--format", "text"], "Send json to a file: --format json=FILE"),
+        ([card, "--policy", rules, "--format", "markdown", "--format", "github"], "markdown and github would be mixed"),
+        ([card, "--policy", rules, "--format", "junit", "--format", "junit"], "junit and junit would be mixed"),
         ([card, "--policy", policy(tmp_path, "classes.H.diff > 1", name="h.yaml")], "no class 'H'"),
         ([card, "--policy", policy(tmp_path, "classes.A.diff > baseline", name="b.yaml")], "there is none"),
         ([card, "--policy", rules, "--baseline", ROOT / "reports/demo"], "cannot be compared"),
@@ -112,6 +115,14 @@ def test_many_formats_at_once(run: Run, card: Path, tmp_path: Path, monkeypatch:
     assert summary.read_text(encoding="utf-8") == "before\n" + made
     assert run("check", card, "--policy", "policy.yaml", "--format", "json", "--output", "one.json")[:2] == (1, "")
     assert json.loads((tmp_path / "one.json").read_text()) == found
+
+
+def test_a_closed_standard_output_leaves_the_verdict(run: Run, card: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    rules = policy(tmp_path, PASSES, name="passes.yaml"), policy(tmp_path, FAILS, name="fails.yaml")
+    for file, code in zip(rules, (0, 1), strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", None)
+            assert run("check", card, "--policy", file)[::2] == (code, "")
 
 
 def test_an_unwritable_report_is_a_run_time_failure(run: Run, card: Path, tmp_path: Path) -> None:
