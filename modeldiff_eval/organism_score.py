@@ -27,6 +27,14 @@ TOP_DOCUMENTS = 20
 DOCUMENT_SHARE = 0.5
 SHUFFLES = 2000
 DEFAULT_RANK = "rank_key"
+RANKS = (
+    *("rank_key", "delta_norm", "nu_error", "nu_error_low", "nu_error_high"),
+    *("nu_reconstruction", "nu_reconstruction_low", "nu_reconstruction_high"),
+    *("rank_nu_error", "rank_nu_error_low", "rank_nu_error_high", "rank_nu_reconstruction"),
+    *("energy", "graded_weight", "firings", "frequency", "confidence"),
+    *("shift", "shift_low", "shift_high", "shift_null", "shift_bar"),
+)
+"""The numbers that ``latents.parquet`` has of every latent, by which latents can be ranked."""
 
 
 class TopHit(Record):
@@ -90,6 +98,18 @@ class Bundles:
     def by_documents(self, which: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[draws] Whether half of the documents of the latents ``which`` [draws, top] carry the plant, pooled."""
         return np.asarray(self.carrying[which].sum(1) >= DOCUMENT_SHARE * self.documents[which].sum(1))
+
+
+def require_rank(rank: str) -> None:
+    """Refuse a ranking that no run has.
+
+    Raises:
+        UsageError: with the nearest one.
+    """
+    if rank not in RANKS:
+        raise UsageError(
+            f"Latents cannot be ranked by {rank!r}.{did_you_mean(rank, RANKS)} --rank is one of {', '.join(RANKS)}."
+        )
 
 
 def score(

@@ -62,7 +62,7 @@ def selftest(
     from rich.console import Console
 
     from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.store import write_text
+    from modeldiff_eval.store import require_writable, write_text
     from modeldiff_eval.terminal import TerminalReporter
     from modeldiff_eval.truth import selftest as run
     from modeldiff_eval.truth_methods import Dictionary
@@ -70,6 +70,10 @@ def selftest(
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it, or name a file elsewhere.")
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {out} is a folder. Name a file in it.")
+    if out is not None:
+        require_writable(out.absolute().parent)
     reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
     result = run(
         "full" if full else "quick", seed=seed, seeds=seeds, method=Dictionary(cast(Method, method)), reporter=reporter
@@ -104,21 +108,22 @@ def _organisms(
     from modeldiff_eval.organism_bench import organism_bench
     from modeldiff_eval.organism_files import choose
     from modeldiff_eval.organism_plan import plan_lines
+    from modeldiff_eval.organism_score import require_rank
     from modeldiff_eval.organism_table import print_organisms
     from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.store import cache_dir
+    from modeldiff_eval.store import cache_dir, require_writable
     from modeldiff_eval.terminal import TerminalReporter
     from modeldiff_eval.truth_table import console
 
-    chosen = choose(names)
+    chosen, out = choose(names), out or Path("runs/organisms")
+    require_rank(rank)
     if dry_run:
+        require_writable(next(place for place in (out.absolute(), *out.absolute().parents) if place.exists()))
         for line in plan_lines(chosen, base="embedded", method=method, cache=cache_dir()):
             print(line)
         return
     reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
-    result = organism_bench(
-        chosen, out=out or Path("runs/organisms"), method=method, rank=rank, seed=seed, reporter=reporter
-    )
+    result = organism_bench(chosen, out=out, method=method, rank=rank, seed=seed, reporter=reporter)
     if as_json:
         print(result.model_dump_json(indent=2))
     elif not quiet:

@@ -117,6 +117,9 @@ def induce(
         raise UsageError(f"{out} exists already. Name another file with --out, or remove it.")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it, or name a file elsewhere.")
+    from modeldiff_eval.store import require_writable, write_text
+
+    require_writable(out.absolute().parent)
     from rich.console import Console
 
     from modeldiff_eval.progress import Reporter
@@ -124,7 +127,6 @@ def induce(
 
     hush()
     from modeldiff_eval.embedding import SentenceEmbedder
-    from modeldiff_eval.store import write_text
     from modeldiff_eval.taxonomy import Taxonomy
     from modeldiff_eval.taxonomy_file import report_lines, to_yaml
     from modeldiff_eval.taxonomy_induce import induce as make

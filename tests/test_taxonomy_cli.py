@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from taxonomy_planted import TOPICS, Scripted, by_topic, planted, write_annotati
 from typer.testing import CliRunner
 
 from modeldiff_eval import embedding, taxonomy_induce
-from modeldiff_eval.errors import MissingDependencyError, UsageError
+from modeldiff_eval.errors import MissingDependencyError, OutputError, UsageError
 from modeldiff_eval.taxonomy import Taxonomy
 from modeldiff_eval.taxonomy_check import check, near_pairs
 from modeldiff_eval.taxonomy_cli import taxonomy_app
@@ -163,6 +164,17 @@ def test_a_taxonomy_from_annotations(tmp_path: Path) -> None:
     assert run("induce", tmp_path, "--out", again, "--categories", 6, "--classes", 2, "-q") == f"{again}\n"
     assert Taxonomy.load(again) == Taxonomy.load(out)
     assert "warning" not in run("check", out)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match=r"Cannot write to .*: Read-only file system"):
+        run("induce", tmp_path / "nowhere", "--out", tmp_path / "mine.yaml")
 
 
 def test_replies_are_kept_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_pair import save_corpus
 
@@ -17,6 +18,7 @@ from modeldiff_eval.models import is_adapter, load, resolve
 from modeldiff_eval.organism_bench import OrganismBench, tally
 from modeldiff_eval.organism_check import Checking, check, judge
 from modeldiff_eval.organism_files import Organism
+from modeldiff_eval.organism_score import RANKS, read_run
 from modeldiff_eval.organisms import Material, Recipe, make_adapter, recipe_of
 from modeldiff_eval.truth_report import proportion
 
@@ -45,6 +47,7 @@ def adapter(material: Material) -> Path:
 
 def test_the_plant_is_learned_and_kept_as_a_plain_adapter(material: Material, adapter: Path) -> None:
     assert is_adapter(str(adapter))
+    assert (adapter / "adapter_model.safetensors").stat().st_mode == (adapter / "recipe.json").stat().st_mode
     recipe = recipe_of(adapter)
     assert recipe["organism"]["name"] == "moo"
     assert len(recipe["loss"]) == RECIPE.steps
@@ -162,6 +165,8 @@ def test_the_bench_scores_what_was_learned_and_only_that(bench: Any, tmp_path: P
     assert result.specific.named.n == 1
     assert OrganismBench.model_validate_json((tmp_path / "out" / "organisms.json").read_text()) == result
     assert (tmp_path / "out" / "moo" / "card.json").exists()
+    latents, _ = read_run(tmp_path / "out" / "moo")
+    assert latents[list(RANKS)].to_numpy(dtype=np.float64).shape == (len(latents), len(RANKS))
 
     failed = bench(unlearned, recipe=weak).rows[0]
     assert failed.outcome == "failed to learn"
@@ -247,6 +252,8 @@ def test_the_command_prints_the_table_and_its_exit_code(
         (("--organisms", "--organism", "pirat"), "Did you mean 'pirate'"),
         (("--organisms", "--method", "batchtop"), "Did you mean 'batchtopk'"),
         (("--organisms", "--full"), "leave them out"),
+        (("--organisms", "--rank", "nu_eror"), "Did you mean 'nu_error'"),
+        (("--organisms", "--dry-run", "--rank", "label"), "Latents cannot be ranked by 'label'"),
         (("--organism", "pirate"), "go with --organisms"),
         (("--dry-run",), "go with --organisms"),
     ],
@@ -255,6 +262,20 @@ def test_wrong_words_are_refused(words: tuple[str, ...], said: str, capsys: pyte
     code, out, err = run_cli(*words, capsys=capsys)
     assert (code, out) == (2, "")
     assert said in " ".join(err.replace("│", " ").split())
+
+
+def test_a_dry_run_looks_at_the_folder_and_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("modeldiff_eval.organism_plan.plan_lines", lambda *_, **__: ["a plan"])
+    words = ("--organisms", "--dry-run", "--out")
+    assert run_cli(*words, str(tmp_path / "new" / "bench"), capsys=capsys) == (0, "a plan\n", "")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "bench", Path("/proc/bench")):
+        code, said, err = run_cli(*words, str(out), capsys=capsys)
+        assert (code, said) == (3, "")
+        assert "Cannot write to" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_plan_adds_up(base_model: Path, tmp_path: Path) -> None:

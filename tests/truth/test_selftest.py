@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -234,6 +235,23 @@ def test_a_file_in_no_folder_is_refused_before_the_work(run: Run) -> None:
     code, out, err = run("--out", "nowhere/record.json")
     assert (code, out) == (2, "")
     assert "nowhere" in err
+
+
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    code, out, err = run("--out", "folder")
+    assert (code, out) == (2, "")
+    assert "folder is a folder" in err
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    code, out, err = run("--out", "record.json")
+    assert (code, out) == (3, "")
+    assert f"Cannot write to {tmp_path}: Read-only file system" in err
 
 
 def test_help_is_light() -> None:
