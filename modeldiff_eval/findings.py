@@ -57,6 +57,10 @@ def headline(classes: Sequence[ClassRow], latents: Latents) -> str:
         )
         return f"{said}{more}.{tail}"
     largest = max(tested, key=lambda row: abs(row.diff.value or 0))
+    if len(tested) == 1:
+        could = f"at {signed(largest.diff.value)} points could be anything from {interval(largest.diff)}"
+        said = f"{largest.name} {could if largest.diff.value else 'is exactly 0'}"
+        return f"The one class shift that could be measured is not distinguishable from zero {at}; {said}.{tail}"
     if not largest.diff.value:
         return f"None of the {len(tested)} class shifts is distinguishable from zero {at}; all are exactly 0.{tail}"
     return (

@@ -50,6 +50,17 @@ HEADLINES = [
         "None of the 2 class shifts is distinguishable from zero at 9 and 8 latents; all are exactly 0.",
     ),
     (
+        [row("A", 2, "not covered"), row("B", -4, "unclear")],
+        (9, 8),
+        "The one class shift that could be measured is not distinguishable from zero at 9 and 8 latents; class B at −4.0 "
+        "points could be anything from −7.0 to −1.0. 1 class could not be seen in this corpus.",
+    ),
+    (
+        [row("B", 0, "unclear")],
+        (9, 8),
+        "The one class shift that could be measured is not distinguishable from zero at 9 and 8 latents; class B is exactly 0.",
+    ),
+    (
         [row("A", 5, "up"), row("B", -2, "unclear")],
         (9, 8),
         "class A rises by 5.0 points (95 % +2.0 to +8.0, adjusted p 0.01); the other 1 class shift cannot be told from "
