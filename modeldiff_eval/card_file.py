@@ -44,7 +44,8 @@ def _file(path: Path | str) -> Path:
 
 def _read(file: Path) -> tuple[Card, dict[str, Any]]:
     try:
-        found = read_json(file.read_text(encoding="utf-8"))
+        # Read as text, its line ends would be looked for, which takes a fifth of the time.
+        found = read_json(file.read_bytes().decode())
     except OSError as error:
         raise UsageError(
             f"There is no card at {file} ({error.strerror}). Name a card.json or a run's folder."

@@ -34,6 +34,7 @@ def leaderboard(
     import json
 
     from modeldiff_eval.leaderboard import write_leaderboard
+    from modeldiff_eval.leaderboard_files import EDITED, time_of
     from modeldiff_eval.render_text import visible
     from modeldiff_eval.store import require_writable
 
@@ -44,4 +45,11 @@ def leaderboard(
     board = json.loads(paths["json"].read_text(encoding="utf-8"))
     for item in board["skipped"]:
         print(f"passed over {visible(item['file'])}: {visible(item['reason'])}")
+    for row in board["rows"]:
+        if row["seal"] == "edited":
+            print(f"edited {visible(row['file'])}: {EDITED} It is listed with a mark.")
+        if time_of(row["created"]) is None:
+            print(
+                f"undated {visible(row['file'])}: {visible(row['created'], limit=60)!r} is no time, so it counts as the oldest."
+            )
     print(f"{len(board['rows'])} cards, by {board['by'] or 'title'}: {paths['html']}")

@@ -42,6 +42,10 @@ class LeaderboardRow(Record):
     mode: Literal["direct", "anchored"]
     method: str
     gate: Literal["pass", "fail", "inconclusive"] | None
+    seal: Literal["whole", "edited", "none"]
+    """``edited``: the card was changed since it was made, its checksum is not that of its content. ``none``: it carries no checksum."""
+    file: str
+    """The card as it was named, without the folders above its own."""
     shares: dict[str, Cell]
     """By class code: difference of the class's share, tuned minus base, in points."""
     activation: dict[str, Cell]
@@ -59,7 +63,7 @@ class LeaderboardRow(Record):
 
 
 class Skipped(Record):
-    """A file that has no row, and why. ``file`` is as it was named, without the folders above it."""
+    """A file that has no row, or a folder that could not be searched, and why. ``file`` is as it was named, without the folders above it."""
 
     file: str
     reason: str

@@ -34,7 +34,10 @@ OTHER_RULES = (
     "Elo Δ is of the arena's overall category, raw or with style control, each with the interval of its card.",
     "Verdicts of classes and raw Elo are those of the cards, each adjusted within its card: over many cards some of them are false. That of "
     "style-controlled Elo is whether its own interval excludes 0.",
-    "One row stands for one comparison: of equal ones the newest stays.",
+    "One row stands for one comparison: of equal ones the newest stays. One that was edited gives way to one that was not, one without a checksum "
+    "to one that has it, and one that does not say when it was made to one that does.",
+    "A card marked “edited” was changed since it was made: its checksum is not that of its content, so any of its numbers may be another one. A card "
+    "without the mark is not proven genuine: anyone can compute a checksum again, and older cards carry none.",
 )
 
 
@@ -123,6 +126,8 @@ def _row(item: Found, classes: list[tuple[str, str]]) -> LeaderboardRow:
         mode=card.mode,
         method=card.method,
         gate=card.gate.verdict if card.gate else None,
+        seal=item.seal,
+        file=item.name,
         shares=shares,
         activation=activation,
         elo=_missing(absent) if arena is None else _cell(arena.delta, arena.verdict, absent),

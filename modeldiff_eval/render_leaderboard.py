@@ -14,7 +14,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from modeldiff_eval import leaderboard_pages as pages
-from modeldiff_eval.leaderboard_files import Found
+from modeldiff_eval.leaderboard_files import Found, time_of
 from modeldiff_eval.leaderboard_records import Cell, Leaderboard, LeaderboardRow
 from modeldiff_eval.render_html import GATE_WORDS, NOT_GATED, environment
 from modeldiff_eval.render_scale import Mark, Scale, scale
@@ -69,6 +69,7 @@ def leaderboard_html(board: Leaderboard) -> str:
         "rows": [
             {
                 "row": row,
+                "date": _date(row),
                 "gate": NOT_GATED if row.gate is None else GATE_WORDS[row.gate],
                 "groups": ",".join(str(row.cell(name).group or "") for name in columns),
                 "group": row.cell(board.by).group if board.by else None,
@@ -104,7 +105,7 @@ def leaderboard_csv(board: Leaderboard) -> str:
     columns = board.columns
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    about = ("title", "base", "tuned", "anchor", "mode", "method", "created", "gate", "folder")
+    about = ("title", "base", "tuned", "anchor", "mode", "method", "created", "gate", "seal", "folder", "file")
     parts = [f"{name}{part}" for name in columns for part in ("", "_low", "_high", "_verdict", "_group")]
     writer.writerow([*about, *map(_plain, parts), "benchmarks_n"])
     for row in board.rows:
@@ -137,6 +138,12 @@ def _view(board: Leaderboard) -> str:
 
 def _plain(text: str | None) -> str | None:
     return None if text is None else escape_cell(visible(text))
+
+
+def _date(row: LeaderboardRow) -> str:
+    """The day a card was made, empty where it names none."""
+    made = time_of(row.created)
+    return made.date().isoformat() if made else ""
 
 
 def _method(row: LeaderboardRow) -> str:

@@ -28,6 +28,13 @@ def test_a_card_is_whole_in_memory_and_in_its_file(tmp_path: Path) -> None:
     assert seal(found.card) == card
 
 
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    card = seal(full_card())
+    (tmp_path / "card.json").write_text(card.to_json(), encoding="utf-8-sig")
+    assert read_card_file(tmp_path)[::2] == (card, "whole")
+
+
 def test_a_card_without_a_checksum_says_so() -> None:
     assert seal_of(json.loads(full_card().to_json())) == "none"
     assert seal_of({}) == "none"

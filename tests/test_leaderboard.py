@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
+from codecs import BOM_UTF8
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 from sample_cards import HOSTILE, full_card
 
+from modeldiff_eval.card_digest import seal
 from modeldiff_eval.errors import OutputError, SettingsError, UsageError
 from modeldiff_eval.leaderboard import write_leaderboard
+from modeldiff_eval.leaderboard_cli import leaderboard
 from modeldiff_eval.leaderboard_files import find_cards
 from modeldiff_eval.leaderboard_records import Leaderboard
 from modeldiff_eval.leaderboard_rows import collect
@@ -130,6 +133,121 @@ def test_newest_of_equal_comparisons_stays_and_the_others_are_named(tmp_path: Pa
     assert any("An equal copy of" in s.reason for s in skipped)
 
 
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("2026-01-16T02:00:00Z", "2026-01-15T23:00:00-05:00"),
+        ("2026-01-15T10:30:00+01:00", "2026-01-15T10:30:00"),
+        ("2026-01-15", "2026-01-15T00:00:01Z"),
+        ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"),
+        ("not a date", "2020-01-01T00:00:00Z"),
+        ("", "2020-01-01T00:00:00Z"),
+    ],
+)
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_the_newest_is_found_by_time_and_not_by_text(tmp_path: Path, older: str, newer: str, first: str) -> None:
+    put(tmp_path / ("a" if first == "older" else "b"), plain(created=older))
+    put(tmp_path / ("a" if first == "newer" else "b"), plain(created=newer))
+    found, (skipped,) = find_cards([tmp_path])
+    assert [item.card.created for item in found] == [newer]
+    expected = "again later" if older[:1].isdigit() else "does not say when it was made"
+    assert expected in skipped.reason
+    assert found[0].name in skipped.reason
+
+
+def edited(title: str = "one", **update: Any) -> Card:
+    """A card whose headline was changed after it was made."""
+    return seal(plain(title, **update)).model_copy(update={"headline": "Nothing changed."})
+
+
+@pytest.mark.parametrize("first", ["edited", "genuine"])
+def test_an_edited_copy_never_hides_the_genuine_one(tmp_path: Path, first: str) -> None:
+    """Newer or found first: its reason is said, and of two copies without an edit the one with a checksum is listed."""
+    folders = {
+        "edited": tmp_path / ("a" if first == "edited" else "b"),
+        "genuine": tmp_path / ("a" if first == "genuine" else "b"),
+    }
+    put(folders["edited"], edited(created="2026-03-01T00:00:00Z"))
+    put(folders["genuine"], seal(plain(created="2026-01-01T00:00:00Z")))
+    put(tmp_path / "c", plain(created="2026-02-01T00:00:00Z"))
+    found, skipped = find_cards([tmp_path])
+    assert [(item.name, item.seal) for item in found] == [(f"{folders['genuine'].name}/card.json", "whole")]
+    reasons = {s.file.split("/")[0]: s.reason for s in skipped}
+    assert "changed since it was made" in reasons[folders["edited"].name]
+    assert "no checksum" in reasons["c"]
+    assert all(found[0].name in reason for reason in reasons.values())
+
+
+def test_edited_and_undated_cards_are_listed_with_a_mark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "in" / "changed", edited("changed"))
+    put(tmp_path / "in" / "whole", seal(plain("whole")))
+    put(tmp_path / "in" / "undated", plain("undated", created="soon"))
+    leaderboard([tmp_path / "in"], tmp_path / "site")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said[:-1]] == ["edited changed/card.json", "undated undated/card.json"]
+    assert "checksum" in said[0]
+    assert "soon" in said[1]
+    rows = json.loads((tmp_path / "site" / "leaderboard.json").read_text())["rows"]
+    assert {row["title"]: (row["seal"], row["file"]) for row in rows} == {
+        "changed": ("edited", "changed/card.json"), "whole": ("whole", "whole/card.json"), "undated": ("none", "undated/card.json"),
+    }  # fmt: skip
+    lines = csv.DictReader(io.StringIO((tmp_path / "site" / "leaderboard.csv").read_text()))
+    assert {(line["title"], line["seal"], line["file"]) for line in lines} == {
+        (row["title"], row["seal"], row["file"]) for row in rows
+    }
+    page = (tmp_path / "site" / "index.html").read_text()
+    heads = {
+        title: page.partition(f">{title}</a>")[2].partition("</th>")[0] for title in ("changed", "whole", "undated")
+    }
+    assert [title for title, head in heads.items() if ">edited</a>" in head] == ["changed"]
+    assert [title for title, head in heads.items() if ">no date</abbr>" in head] == ["undated"]
+    assert page.count('data-d="2026-01-15"') == 2
+    assert "its checksum is not that of its content" in page
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "in" / "open", plain())
+    put(tmp_path / "in" / "shut" / "deep", plain("hidden"))
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    leaderboard([tmp_path / "in"], tmp_path / "site")
+    assert "passed over in/shut/: The folder cannot be searched (Permission denied)." in capsys.readouterr().out
+    assert "in/shut/" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_links_to_folders_are_followed_and_end(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere" / "far", plain("far"))
+    put(tmp_path / "in" / "near", plain("near"))
+    for name in ("link", "second"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "near" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere" / "site").symlink_to(tmp_path / "site" / "cards")
+    for _ in range(2):
+        paths = write_leaderboard([tmp_path / "in"], tmp_path / "site")
+        board = Leaderboard.model_validate_json(paths["json"].read_text())
+        assert [row.file for row in board.rows] == ["far/card.json", "near/card.json"]
+        assert board.skipped == []
+    found, _ = find_cards([tmp_path / "site" / "cards"], without=tmp_path / "site")
+    assert len(found) == 2
+
+
+def test_a_byte_order_mark_is_no_part_of_a_card(tmp_path: Path) -> None:
+    path = put(tmp_path / "in" / "marked", seal(plain()))
+    path.write_bytes(BOM_UTF8 + path.read_bytes())
+    paths = write_leaderboard([tmp_path / "in"], tmp_path / "site")
+    board = Leaderboard.model_validate_json(paths["json"].read_text())
+    assert [row.seal for row in board.rows] == ["whole"]
+    assert (tmp_path / "site" / board.rows[0].folder / "card.json").read_bytes() == path.read_bytes()[3:]
+
+
 def test_foreign_broken_and_future_files_are_named_and_passed_over(tmp_path: Path) -> None:
     put(tmp_path / "good", plain())
     for name, text in {
@@ -191,10 +309,16 @@ def test_awkward_cards_of_strangers_do_not_end_a_leaderboard(tmp_path: Path) -> 
     )
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / "card.json")
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "card.json").symlink_to("nowhere")
     paths = write_leaderboard([tmp_path], tmp_path / "site")
     board = json.loads(paths["json"].read_text(encoding="utf-8"))
     assert sorted(row["title"] for row in board["rows"]) == ["codeless", "half \ud800", "sound"]
     assert len(list((tmp_path / "site" / "cards").glob("*/card.html"))) == 3
+    assert {item["file"]: item["reason"] for item in board["skipped"]} == {
+        f"{name}/card.json": reason
+        for name, reason in (("gone", "It cannot be read (No such file or directory)."), ("pipe", "It is no file."))
+    }
 
 
 _BY_TWO = """
@@ -305,7 +429,7 @@ def test_two_hundred_cards_make_an_index_below_three_megabytes(tmp_path: Path) -
 
     one = plain(elo=1.0, top_latents=[])
     found = [
-        Found(one.model_copy(update={"title": f"card number {n}"}), str(n).encode(), f"{n}/card.json")
+        Found(one.model_copy(update={"title": f"card number {n}"}), str(n).encode(), f"{n}/card.json", "none")
         for n in range(200)
     ]
     page = leaderboard_html(collect(found))
