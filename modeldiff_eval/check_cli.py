@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -144,6 +145,9 @@ def _formats(given: list[str] | None, output: Path | None) -> list[tuple[str, Pa
             raise UsageError(
                 f"--format {' and '.join(shown)} would be mixed on standard output. Send {name} to a file: --format {name}=FILE."
             )
+    for file, count in Counter(file for _, file in wanted if file is not None).items():
+        if count > 1:
+            raise UsageError(f"{count} formats would be written to {file}. Give each a file of its own.")
     return wanted
 
 

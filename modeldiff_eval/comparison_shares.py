@@ -116,7 +116,7 @@ def _four_sides(
     p, adjusted = np.full(n_groups, np.nan), np.full(n_groups, np.nan)
     if len(tested):
         joint_low[tested], joint_high[tested] = joint_interval(
-            low[tested], middle[tested], high[tested], spread[:, tested]
+            low[tested], middle[tested], high[tested], spread[:, tested], limit=200
         )
         null = np.abs(spread - spread.mean(axis=0))[:, tested] / error[tested]
         observed = np.abs(value[tested]) / error[tested]

@@ -104,7 +104,7 @@ def find(spec: str) -> Found:
         if path.suffix in _PICKLES:
             raise UnsafeWeightsError(_pickled(str(path), [path]))
         raise CrosscoderError(f"{path} is a file; name the folder that holds it.")
-    match = _HUB_NAME.fullmatch(spec)
+    match = None if spec.startswith((".", "~")) else _HUB_NAME.fullmatch(spec)
     if match is None:
         raise CrosscoderError(
             f"There is no folder {spec}, and a hub name looks like ORG/NAME[@REVISION][:FOLDER]. Check the path."

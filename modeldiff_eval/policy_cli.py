@@ -61,9 +61,8 @@ def check(
     from modeldiff_eval.render_text import visible
 
     policy, today = read_policy(file), datetime.now(UTC).date()
-    print(
-        f"{file}: {len(policy.rules)} rules, {sum(rule.compares for rule in policy.rules)} of them against a baseline"
-    )
+    n, compared = len(policy.rules), sum(rule.compares for rule in policy.rules)
+    print(f"{file}: {n} {'rule' if n == 1 else 'rules'}, {compared} of them against a baseline")
     for rule in policy.rules:
         waiver = rule.given.waiver
         said = f"line {rule.line}: {rule.given.severity}: {visible(str(rule.expression), limit=300)}"
@@ -84,4 +83,5 @@ def _look_up(policy: Policy, source: Path) -> None:
     missing = [(rule, seen) for rule in policy.rules for seen in places_of(card, rule, policy) if seen.missing]
     for rule, seen in missing:
         print(ci_safe(f"line {rule.line}: {visible(seen.path, limit=200)}: {visible(seen.missing or '', limit=300)}"))
-    print(f"{source}: {'every rule finds its numbers' if not missing else f'{len(missing)} numbers are not there'}")
+    gaps = "1 number is not there" if len(missing) == 1 else f"{len(missing)} numbers are not there"
+    print(f"{source}: {gaps if missing else 'every rule finds its numbers'}")

@@ -108,7 +108,7 @@ def step_down_max_t(observed: FloatArray, null: FloatArray) -> FloatArray:
 
 
 def joint_interval(
-    low: FloatArray, middle: FloatArray, high: FloatArray, draws: FloatArray
+    low: FloatArray, middle: FloatArray, high: FloatArray, draws: FloatArray, *, limit: float
 ) -> tuple[FloatArray, FloatArray]:
     """Bounds that hold for all groups at once: the max-|t| method with each side's own half-width as scale.
 
@@ -119,12 +119,13 @@ def joint_interval(
     Args:
         low: marginal lower bounds [groups]; ``middle``: medians [groups]; ``high``: marginal upper bounds [groups].
         draws: resampled values [draws, groups].
+        limit: no value lies further from zero, and no bound does.
     """
     tiny = np.finfo(np.float64).tiny
     above = (draws - middle) / np.maximum(high - middle, tiny)
     below = (middle - draws) / np.maximum(middle - low, tiny)
     stretch = max(1.0, float(np.quantile(np.maximum(above, below).max(axis=1), LEVEL)))
-    return middle - stretch * (middle - low), middle + stretch * (high - middle)
+    return np.maximum(middle - stretch * (middle - low), -limit), np.minimum(middle + stretch * (high - middle), limit)
 
 
 def wilson(count: float, n: float) -> tuple[float, float]:

@@ -117,7 +117,7 @@ def share_shifts(
     joint_low, joint_high = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
     if is_covered.any():
         joint_low[is_covered], joint_high[is_covered] = joint_interval(
-            diff_low[is_covered], diff_middle[is_covered], diff_high[is_covered], boot.diff[:, is_covered]
+            diff_low[is_covered], diff_middle[is_covered], diff_high[is_covered], boot.diff[:, is_covered], limit=100
         )
     change_low, change_high = np.quantile(boot.change, (_TAIL[0], _TAIL[2]), axis=0)
     change_high = np.where(_zero_divisions(base_rows) > ZERO_DIVISIONS, np.nan, np.maximum(change_high, change))

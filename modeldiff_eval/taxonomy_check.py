@@ -39,7 +39,10 @@ def check(taxonomy: Taxonomy, embedder: Embedder | None = None) -> list[Warned]:
         if not category.cues:
             found.append(Warned(about=about, text="no cues: the offline annotator has its name and description only"))
         elif len(category.cues) < FEW_CUES:
-            text = f"only {len(category.cues)} cues; {FEW_CUES} or more show the offline annotator how far it reaches"
+            n = len(category.cues)
+            text = (
+                f"only {n} cue{'s' if n != 1 else ''}; {FEW_CUES} or more show the offline annotator how far it reaches"
+            )
             found.append(Warned(about=about, text=text))
         if (words := len(category.description.split())) < FEW_WORDS:
             text = f"the description has {words} word{'s' if words != 1 else ''}; a sentence or two tell it from others"

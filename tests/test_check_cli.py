@@ -85,6 +85,7 @@ def test_usage_errors(run: Run, card: Path, tmp_path: Path) -> None:
         ([card, "--policy", rules, "--fast", "--tokens", "5000"], "--tokens, --fast belong to a fresh pair"),
         ([card, "--policy", rules, "--format", "junitt"], "Did you mean 'junit'"),
         ([card, "--policy", rules, "--format", "json="], "unknown"),
+        ([card, "--policy", rules, "--format", "json=x", "--format", "junit=x"], "2 formats would be written to x"),
         ([card, "--policy", rules, "--format", "json", "--format", "text", "--output", "x"], "--output goes with one"),
         ([card, "--policy", rules, "--format", "json", "--format", "text"], "Send json to a file: --format json=FILE"),
         ([card, "--policy", rules, "--format", "markdown", "--format", "github"], "markdown and github would be mixed"),

@@ -23,7 +23,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "task file": ({"tasks": ("absent.yaml",)}, "There is no task file absent.yaml"),
     "task of the causes": ({"causal_tasks": ("mdx_fromat",)}, "Did you mean 'mdx_format'"),
     "benchmarks": ({"benchmarks": "absent", "tasks": ()}, "absent is not a folder"),
-    "crosscoder": ({"crosscoder": ("./absent",)}, "absent"),
+    "crosscoder": ({"crosscoder": ("./absent",)}, "There is no folder ./absent"),
     "corpus": ({"corpus": ("absent.jsonl",)}, "There is no corpus at absent.jsonl"),
     "corpus in a mixture": ({"corpus": ("a=packaged:1", "b=absent.jsonl:1")}, "There is no corpus at absent.jsonl"),
     "answers": ({"answers": "./absent.jsonl"}, "There is no corpus at ./absent.jsonl"),

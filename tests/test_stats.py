@@ -141,11 +141,23 @@ def test_step_down_lies_between_raw_and_single_step(groups: int, seed: int) -> N
 def test_joint_interval_contains_the_marginal_and_covers_the_draws() -> None:
     draws = np.random.default_rng(0).gamma(2, size=(4000, 5))
     low, middle, high = np.quantile(draws, (0.025, 0.5, 0.975), axis=0)
-    wide_low, wide_high = joint_interval(low, middle, high, draws)
+    wide_low, wide_high = joint_interval(low, middle, high, draws, limit=np.inf)
     assert (wide_low <= low).all()
     assert (wide_high >= high).all()
     held = ((draws >= wide_low) & (draws <= wide_high)).all(axis=1).mean()
     assert held == pytest.approx(0.95, abs=0.003)
+    least, most = joint_interval(low, middle, high, draws, limit=float(wide_high.max()) - 0.1)
+    assert most.max() == wide_high.max() - 0.1
+    assert (least == wide_low).all()
+
+
+def test_no_interval_of_a_difference_of_shares_leaves_what_is_possible() -> None:
+    """One latent and three: the joint intervals of the categories without any would reach beyond −100 points."""
+    many = [(str(g), "") for g in range(30)]
+    rows = shifts(labels(1, *[0] * 29), labels(1, 1, 1, *[0] * 27), groups=many).rows
+    bounds = [bound for row in rows for bound in (row.diff_simultaneous.low, row.diff_simultaneous.high)]
+    assert min(bounds) >= -100
+    assert max(bounds) <= 100
 
 
 def test_shares_by_hand() -> None:

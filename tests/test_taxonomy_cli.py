@@ -76,7 +76,7 @@ def test_the_tree_and_the_warnings(tone: Path) -> None:
     text = run("check", tone)
     assert "tone.yaml: 2 classes, 3 categories, 9 cues" in text
     assert "A.1  Polite (4 cues)" in text
-    assert "warning: B.3: only 1 cues" in text
+    assert "warning: B.3: only 1 cue;" in text
     assert "warning: B.3: the description has 1 word;" in text
     assert "warning: A.1, B.3: 1 cue is given to each" in text
     facts = json.loads(run("check", tone, "--json"))
