@@ -145,9 +145,9 @@ def _formats(given: list[str] | None, output: Path | None) -> list[tuple[str, Pa
             raise UsageError(
                 f"--format {' and '.join(shown)} would be mixed on standard output. Send {name} to a file: --format {name}=FILE."
             )
-    for file, count in Counter(file for _, file in wanted if file is not None).items():
+    for place, count in Counter(file for _, file in wanted if file is not None).items():
         if count > 1:
-            raise UsageError(f"{count} formats would be written to {file}. Give each a file of its own.")
+            raise UsageError(f"{count} formats would be written to {place}. Give each a file of its own.")
     return wanted
 
 
