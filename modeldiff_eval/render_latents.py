@@ -49,8 +49,6 @@ def pieces(example: Example) -> list[Piece]:
     values = list(example.activations[: len(example.tokens)])
     if not values:
         return [Piece(example.text[: 8 * (BEFORE + AFTER)], 0, "")]
-    if not all(map(math.isfinite, values)):
-        values = [v if math.isfinite(v) else 0.0 for v in values]
     top = max(values)
     peak = values.index(top)
     start, stop = max(0, peak - BEFORE), min(len(values), peak + AFTER + 1)

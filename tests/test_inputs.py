@@ -21,7 +21,7 @@ from modeldiff_eval.settings import make_settings
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"tasks": ("modeldiff_smokee",)}, "knows no task 'modeldiff_smokee'. Did you mean 'modeldiff_smoke'"),
     "task file": ({"tasks": ("absent.yaml",)}, "There is no task file absent.yaml"),
-    "task of the causes": ({"causal_tasks": ("mdx_fromat",)}, "Did you mean 'mdx_format'"),
+    "task of the causes": ({"causal_tasks": ("causes.yml",)}, "There is no task file causes.yml"),
     "benchmarks": ({"benchmarks": "absent", "tasks": ()}, "absent is not a folder"),
     "crosscoder": ({"crosscoder": ("./absent",)}, "There is no folder ./absent"),
     "corpus": ({"corpus": ("absent.jsonl",)}, "There is no corpus at absent.jsonl"),
@@ -103,10 +103,10 @@ def test_a_dry_run_prints_the_plan_and_then_what_is_wrong(
     run: Run, base_model: Path, tuned_model: Path, tmp_path: Path
 ) -> None:
     pair = ("--base", base_model, "--tuned", tuned_model, "--dry-run")
-    code, out, err = run(*pair, "--tasks", "mdx_fromat")
+    code, out, err = run(*pair, "--tasks", "absent.yaml")
     assert code == 3
     assert "Time (estimates)" in out
-    assert "Did you mean 'mdx_format'" in err
+    assert "There is no task file absent.yaml" in err
     assert run(*pair)[0] == 0
     (tmp_path / "file").write_text("x")
     code, _, err = run(*pair, "--out", tmp_path / "file" / "run")
