@@ -68,13 +68,15 @@ def render(
     from modeldiff_eval.render import render as render_card
     from modeldiff_eval.render_model_card import write_model_card
     from modeldiff_eval.render_tables import write_tables
+    from modeldiff_eval.store import require_writable, tidied
 
     made, folder = read_card(source), out or (source if source.is_dir() else source.parent)
     if (out is None or (folder / "run.json").exists()) and _holds_another(folder, made):
         raise UsageError(
             f"{folder / 'card.json'} is another card, which this would replace. Name another folder with --out."
         )
-    written = render_card(made, folder, paper=paper)
+    with tidied(folder):
+        written = render_card(made, require_writable(folder), paper=paper)
     if model_card:
         written["model card"] = write_model_card(made, folder)
     if tables:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +84,7 @@ def check(
         from modeldiff_eval.gate_output import FORMATS, Report
         from modeldiff_eval.gate_pair import finished_card, is_fast
         from modeldiff_eval.gate_policy import read_policy
+        from modeldiff_eval.store import write_text
 
         rules = read_policy(policy)
         before, notes = None, list[str]()
@@ -107,10 +108,15 @@ def check(
         report = Report(gate, found.card.title, _relative(policy), code, found.card.created, strict)
         if update_card or source is None:
             _update(found, gate)
+        # Standard output comes last: whoever reads it may stop, and neither the files nor the verdict hang on that.
         for name, file in wanted:
-            _write(FORMATS[name](report), file)
+            if file is not None:
+                write_text(file, FORMATS[name](report))
         if summary:
             _summarise(report)
+        for name, file in wanted:
+            if file is None:
+                _show(FORMATS[name](report))
     raise typer.Exit(code)
 
 
@@ -140,12 +146,11 @@ def _formats(given: list[str] | None, output: Path | None) -> list[tuple[str, Pa
             raise UsageError("--output goes with one --format; with several write --format NAME=FILE.")
         wanted = [(wanted[0][0], output)]
     shown = [name for name, file in wanted if file is None]
-    for name in ("json", "junit", "markdown"):
-        if name in shown and len(shown) > 1:
-            raise UsageError(
-                f"--format {' and '.join(shown)} would be mixed on standard output. Send {name} to a file: --format {name}=FILE."
-            )
-    for place, count in Counter(file for _, file in wanted if file is not None).items():
+    alone = [name for name in shown if name in ("json", "junit", "markdown")]
+    if alone and len(shown) > 1:
+        moved = " ".join(f"--format {name}=FILE" for name in alone)
+        raise UsageError(f"--format {' and '.join(shown)} would be mixed on standard output. Write {moved}.")
+    for place, count in Counter(os.path.realpath(file) for _, file in wanted if file is not None).items():
         if count > 1:
             raise UsageError(f"{count} formats would be written to {place}. Give each a file of its own.")
     return wanted
@@ -165,10 +170,10 @@ def _one_source(source: Path | None, pair: dict[str, Any], config: Path | None, 
 
 def _made(pair: dict[str, Any], config: Path | None, out: Path | None, *, quiet: bool) -> CardFile:
     from modeldiff_eval.gate_pair import card_of_pair
-    from modeldiff_eval.settings import make_settings
+    from modeldiff_eval.settings import default_out, make_settings
 
     settings, _ = make_settings(pair, config=config)
-    return card_of_pair(settings, out or Path("runs") / Path(settings.tuned).name, quiet=quiet)
+    return card_of_pair(settings, out or default_out(settings), quiet=quiet)
 
 
 def _update(found: CardFile, gate: Any) -> None:
@@ -188,15 +193,11 @@ def _update(found: CardFile, gate: Any) -> None:
         write_text(found.file, card.to_json())
 
 
-def _write(text: str, file: Path | None) -> None:
-    from modeldiff_eval.store import write_text
-
-    if file is not None:
-        write_text(file, text)
-        return
+def _show(text: str) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    print(text, end="")  # which passes over a closed standard output; the exit code still has the verdict
+    with suppress(BrokenPipeError):
+        print(text, end="", flush=True)  # which passes over a closed standard output; the exit code has the verdict
 
 
 def _summarise(report: Report) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +16,6 @@ from modeldiff_eval import stopping
 
 if TYPE_CHECKING:
     import typer
-    from rich.console import Console
 
 READER_GONE = 141
 """As a shell says it of a program that SIGPIPE ended: whoever read our output stopped before we did."""
@@ -42,7 +42,11 @@ def _flushed(code: int) -> int:
         from modeldiff_eval.disk import explained
 
         _let_go(sys.stdout)
-        return _failed(explained(error) or f"Cannot print: {error}.", 3)
+        code = _failed(explained(error) or f"Cannot print: {error}.", 3)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _let_go(sys.stderr)
     return code
 
 
@@ -63,16 +67,21 @@ def _run(argv: list[str] | None) -> int:
     except SystemExit as stop:
         # Typer and rich leave with 1, which would mean a violated policy, when nobody reads what they print.
         cause = stop.__context__
-        if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
+        if not (isinstance(cause, OSError) and cause.errno == errno.EPIPE):
+            raise
+        if _unread(sys.stdout) or _unread(sys.stderr):
             _let_go(sys.stdout)
             return READER_GONE
-        raise
+        return _failed("The other side closed a connection. Run the same command again to go on.", 3)
     except ModelDiffError as error:
         return _failed(str(error), error.exit_code)
     except typer.Abort:
         return _stopped()
     except click_exception as error:
-        error.show()
+        try:
+            error.show()
+        except (OSError, SystemExit):  # Nobody reads it, or it does not fit; the exit code still says it.
+            _let_go(sys.stderr)
         return 2
     except OSError as error:
         if message := explained(error):
@@ -92,6 +101,25 @@ def _ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+
+
+def _unread(stream: Any) -> bool:
+    """Whether nobody reads ``stream``, which is let go of then; rich has done so already."""
+    try:
+        stream.flush()
+        number = stream.fileno()
+        if os.path.samestat(os.fstat(number), os.stat(os.devnull)):
+            return True
+        asked = select.poll()
+        asked.register(number, 0)
+        return bool(asked.poll(0))  # An error or a hang-up: they are told unasked.
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # Windows has no poll: a reader that left is likelier than a connection.
+        _let_go(stream)
+        return True
 
 
 def _let_go(stream: Any) -> None:
@@ -133,17 +161,17 @@ def _stopped() -> int:
 def _failed(message: str, code: int) -> int:
     from modeldiff_eval.logs import failed
 
-    if failed(message, code):
-        return code
-    console: Console | None = None
     try:
-        from rich.console import Console
+        if not failed(message, code):
+            from rich.console import Console
 
-        console = Console(stderr=True)
-        console.print("error:", style="bold red", end=" ")
-        console.print(message, highlight=False, markup=False, soft_wrap=True)
+            console = Console(stderr=True)
+            console.print("error:", style="bold red", end=" ")
+            console.print(message, highlight=False, markup=False, soft_wrap=True)
     except ImportError:
         print(f"error: {message}", file=sys.stderr)
+    except (OSError, SystemExit):  # Nobody reads it, or it does not fit; the exit code still says it.
+        _let_go(sys.stderr)
     return code
 
 

@@ -219,21 +219,20 @@ def run(
     ):
         print(context.get_help())
         raise typer.Exit
-    from modeldiff_eval.settings import make_settings
+    from modeldiff_eval.settings import default_out, make_settings
 
     settings, origin = make_settings(settings_flags(context.params), config=config)
     if show_config:
         for name, value in settings.model_dump().items():
             print(f"{name:20} {value!s:40} {origin[name]}")
         raise typer.Exit
-    out = out or f"runs/{Path(settings.tuned).expanduser().resolve().name}"
+    out = out or str(default_out(settings))
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if dry_run:
-        from modeldiff_eval.dry_run import require_ready, show_plan
+        from modeldiff_eval.dry_run import show_plan
 
-        show_plan(settings, out, as_json=as_json)
-        require_ready(settings, out)
+        show_plan(settings, out, as_json=as_json, force=force)
         raise typer.Exit
     _compare(
         settings, out, as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, no_cache=no_cache, force=force,
@@ -256,7 +255,8 @@ def _compare(
     force: bool = False,
     log_json: str | None = None,
 ) -> Run:
-    from modeldiff_eval.dry_run import require_own
+    from modeldiff_eval.dry_run import FORCE
+    from modeldiff_eval.held import require_own
     from modeldiff_eval.remote import local_folder
     from modeldiff_eval.store import cache_dir, require_writable, tidied
 
@@ -268,7 +268,7 @@ def _compare(
         go_offline()
     folder = local_folder(out, cache_dir())
     if not force:
-        require_own(folder, settings)
+        require_own(folder, settings, otherwise=FORCE)
     cache = folder / "cache" if no_cache else cache_dir()
     with tidied(folder):
         require_writable(folder)

@@ -85,6 +85,12 @@ def compare(
         raise UsageError("--matrix has the pairs and their settings: leave --tuned and --config out.")
     pairs = matrix_pairs(matrix, flags) if matrix else named_pairs(tuned or (), flags, config=config)
     out = out.rstrip("/") or "/"
+    if not (force or "://" in out):
+        from modeldiff_eval.dry_run import FORCE
+        from modeldiff_eval.held import require_own
+
+        for pair in pairs:
+            require_own(Path(out).expanduser() / pair.name, pair.settings, otherwise=FORCE)
     if dry_run:
         _show_plan(pairs, out, as_json=as_json)
         raise typer.Exit
@@ -121,7 +127,7 @@ def _show_plan(pairs: Sequence[Pair], out: str, *, as_json: bool) -> None:
         except ModelDiffError as error:
             raise type(error)(f"{pair.name}: {error}") from error
     if not is_url(out):
-        require_possible(Path(out))
+        require_possible(Path(out).expanduser())
 
 
 def plan_lines(pairs: Sequence[Pair], out: str) -> list[str]:

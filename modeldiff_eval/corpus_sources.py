@@ -114,7 +114,8 @@ def corpus_files(location: str) -> list[Path]:
         if not path.name.endswith(SUFFIXES):
             raise CorpusError(f"{path} is not one of {', '.join(SUFFIXES)}.")
         return [path]
-    if path.is_absolute() or location.startswith(".") or path.name.endswith(SUFFIXES):
+    folders = location.partition(":")[0].partition("@")[0].count("/")
+    if path.is_absolute() or location.startswith((".", "~")) or path.name.endswith(SUFFIXES) or folders > 1:
         raise CorpusError(f"There is no corpus at {location}. Check the path.")
     return []
 

@@ -175,10 +175,12 @@ def import_(
 ) -> None:
     """Read a crosscoder of another library and write it as native and as stock SAELens jumprelu."""
     from modeldiff_eval.crosscoder_import import resolve
+    from modeldiff_eval.store import tidied
 
-    _require_free(out)
-    crosscoder, metadata = resolve(path, scale=_factors(scale))
-    _write(out, crosscoder, {"imported_from": path, **metadata})
+    with tidied(out.absolute().parent):
+        _require_free(out)
+        crosscoder, metadata = resolve(path, scale=_factors(scale))
+        _write(out, crosscoder, {"imported_from": path, **metadata})
     if "caveat" in metadata:
         print(f"note: {metadata['caveat']}")
     print(out)
@@ -194,12 +196,14 @@ def export(
 ) -> None:
     """Write a crosscoder in one format."""
     from modeldiff_eval.crosscoder_import import resolve
+    from modeldiff_eval.store import tidied
 
     if form not in FORMATS:
         raise UsageError(f"There is no format {form!r}.{did_you_mean(form, FORMATS)} Use {', '.join(FORMATS)}.")
-    _require_free(out)
-    crosscoder, metadata = resolve(path)
-    _write(out, crosscoder, metadata, form)
+    with tidied(out.absolute().parent):
+        _require_free(out)
+        crosscoder, metadata = resolve(path)
+        _write(out, crosscoder, metadata, form)
     print(out)
 
 

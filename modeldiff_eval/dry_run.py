@@ -6,24 +6,30 @@ import json
 import tempfile
 from pathlib import Path
 
-from modeldiff_eval.errors import ModelError, OutputError, UsageError
-from modeldiff_eval.plain_json import read_json
+from modeldiff_eval.errors import ModelError, OutputError
+from modeldiff_eval.held import require_own
 from modeldiff_eval.redact import redacted
 from modeldiff_eval.remote import is_url
 from modeldiff_eval.settings import Settings
 from modeldiff_eval.store import cache_dir
 
+FORCE = "--force replaces what is there."
 _LATENTS = 100
 """The price of names is told for so many."""
 
 
-def show_plan(settings: Settings, out: Path | str, *, as_json: bool) -> None:
-    """Print the plan; its costs take a few seconds of measuring."""
+def show_plan(settings: Settings, out: Path | str, *, as_json: bool, force: bool) -> None:
+    """Print the plan, but for its costs look at everything that the run would read first; they take seconds to measure.
+
+    Raises:
+        ModelDiffError: the run could not start.
+    """
     from modeldiff_eval.plan_run import plan_run
 
     made, unknown = None, None
     if not as_json:
         print("\n".join(_lines(settings, out)), flush=True)
+    _require_ready(settings, out, force=force)
     try:
         made = plan_run(settings, cache_dir())
     except ModelError as error:
@@ -38,50 +44,15 @@ def show_plan(settings: Settings, out: Path | str, *, as_json: bool) -> None:
         print(f"Costs         not known: {unknown}" if made is None else "\n" + "\n".join(made.lines()))
 
 
-def require_ready(settings: Settings, out: Path | str) -> None:
-    """Look at every input that is here, and at ``out``, as the run itself will.
-
-    Raises:
-        ModelDiffError: the run could not start.
-    """
+def _require_ready(settings: Settings, out: Path | str, *, force: bool) -> None:
+    """Look at every input that is here, and at ``out``, as the run itself will."""
     from modeldiff_eval.inputs import require_inputs
 
     require_inputs(settings, fetch=False)
     if not is_url(out):
-        require_own(Path(out), settings)
-        require_possible(Path(out))
-
-
-def require_own(out: Path, settings: Settings) -> None:
-    """Refuse a folder that holds the comparison of other models: its card would be replaced.
-
-    Raises:
-        UsageError: with both comparisons.
-    """
-    try:
-        notes = read_json((out / "run.json").read_text(encoding="utf-8"))
-        held = {role: notes["settings"].get(role) for role in ("anchor", "base", "tuned")}
-        started_in = Path(notes.get("cwd") or "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # No run, or one that was never finished.
-    asked = {role: redacted(getattr(settings, role)) for role in held}
-    if any(not _same(held[role], asked[role], started_in) for role in held):
-        raise UsageError(
-            f"{out} holds the comparison {_pair(held)}, and this one is {_pair(asked)}. Name another folder with --out; "
-            "--force replaces what is there."
-        )
-
-
-def _same(held: str | None, asked: str | None, started_in: Path) -> bool:
-    """Whether two names are of one model; ``held`` may be relative to the folder that its run was started in."""
-    if held is None or asked is None:
-        return held == asked
-    return held == asked or (started_in / Path(held).expanduser()).resolve() == Path(asked).expanduser().resolve()
-
-
-def _pair(models: dict[str, str | None]) -> str:
-    anchored = f", anchored in {models['anchor']}" if models["anchor"] else ""
-    return f"{models['base']} → {models['tuned']}{anchored}"
+        if not force:
+            require_own(Path(out).expanduser(), settings, otherwise=FORCE)
+        require_possible(Path(out).expanduser())
 
 
 def require_possible(out: Path) -> None:

@@ -97,6 +97,9 @@ class Remake:
         # What the shell sets for other runs must not win over this run's own settings.
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MODELDIFF_")}
         kept["MODELDIFF_CACHE"] = str(cache_dir().resolve())
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        places = [str(Path(__file__).parents[1]), *(place for place in given if place)]
+        kept["PYTHONPATH"] = os.pathsep.join(os.path.abspath(place) for place in places)
         with self.log.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=kept, cwd=made_in

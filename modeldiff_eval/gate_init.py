@@ -131,7 +131,11 @@ def _range(row: BenchmarkRow) -> float | None:
     if row.p_mcnemar is not None:
         return 1.0
     if re.search(r"(?<![a-z_])(acc|acc_norm|accuracy|exact_match)(?![a-z_])", row.metric.lower()):
-        return 1.0 if max(row.base, row.tuned) <= 1 else 100.0
+        low, high = sorted((row.base, row.tuned))
+        widest = max(abs(bound) for bound in (row.delta.low or 0.0, row.delta.high or 0.0))
+        if low >= 0 and high <= 1 and widest <= 1:
+            return 1.0
+        return 100.0 if low >= 0 else None
     return None
 
 

@@ -51,15 +51,18 @@ def card_of_pair(settings: Settings, out: Path, *, quiet: bool) -> CardFile:
     from rich.console import Console
 
     from modeldiff_eval.diff import diff
+    from modeldiff_eval.held import require_own
     from modeldiff_eval.plan_run import require_room
     from modeldiff_eval.progress import Reporter
-    from modeldiff_eval.store import cache_dir, require_writable
+    from modeldiff_eval.store import cache_dir, require_writable, tidied
     from modeldiff_eval.terminal import TerminalReporter, hush
 
-    require_writable(out)
+    require_own(out, settings)
     hush()
-    if not (settings.crosscoder or (out / "card.json").exists()):
-        require_room(settings, cache_dir())
-    reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
-    run = diff(settings=settings, out=out, cache=cache_dir(), reporter=reporter)
+    with tidied(out):
+        require_writable(out)
+        if not (settings.crosscoder or (out / "card.json").exists()):
+            require_room(settings, cache_dir())
+        reporter = Reporter() if quiet else TerminalReporter(Console(stderr=True))
+        run = diff(settings=settings, out=out, cache=cache_dir(), reporter=reporter)
     return CardFile(run.card, out / "card.json", "whole")

@@ -300,6 +300,11 @@ def flag_of(name: str) -> str:
     return "--" + {"batches": "batch"}.get(name, name).replace("_", "-")
 
 
+def default_out(settings: Settings) -> Path:
+    """The run's folder where none is named: ``runs/`` and the last part of the tuned model's name or path."""
+    return Path("runs") / os.path.basename(os.path.abspath(Path(settings.tuned).expanduser()))
+
+
 def command_line(settings: Settings) -> str:
     """The command that makes this run again; settings without a flag are written as ``MODELDIFF_*`` before it."""
     defaults = make_settings({"base": settings.base, "tuned": settings.tuned, "preset": settings.preset}, environ={})[0]

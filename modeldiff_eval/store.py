@@ -144,12 +144,15 @@ def require_writable(folder: Path) -> Path:
 @contextmanager
 def tidied(folder: Path) -> Iterator[None]:
     """Remove what the block made of ``folder`` and its parents when it fails, as far as nothing is in there."""
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+    except OSError:  # It cannot even be looked for; the block says so.
+        made = []
     try:
         yield
     except BaseException:
-        with suppress(OSError):
-            for place in made:
+        for place in made:
+            with suppress(OSError):
                 place.rmdir()
         raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ def follow_umask(files: Iterable[Path]) -> None:
     for file in files:
         new = file.with_name(f"{file.name}.mode.{os.getpid()}{PARTIAL}")
         with suppress(OSError):  # A file system without modes must not keep anybody from writing.
-            new.touch()
-            mode = new.stat().st_mode
-            new.unlink()
-            file.chmod(mode)
+            try:
+                new.touch()
+                file.chmod(stat.S_IMODE(new.stat().st_mode))
+            finally:
+                new.unlink(missing_ok=True)

@@ -23,8 +23,7 @@ POLICY = "version: 1\nrules:\n  - {rule: 'latents.tuned.specific < 1', severity:
 
 def ours(*words: object, shell: str = "", **env: str) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own; ``shell`` follows it on a shell's line."""
-    line = 'exec "$@"' if not shell.startswith("|") else '"$@"'
-    script = f"{line} {shell}" + ("; exit ${PIPESTATUS[0]}" if shell.startswith("|") else "")
+    script = f'"$@" {shell}; exit ${{PIPESTATUS[0]}}'
     command = ["bash", "-c", script, "bash", sys.executable, "-m", "modeldiff_eval.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, cwd=ROOT, env=os.environ | env, timeout=120, check=False)
 
@@ -52,22 +51,42 @@ def test_a_path_of_other_bytes_is_printed(tmp_path: Path) -> None:
     assert (folder / "card.html").is_file()
 
 
-def check(policy: Path, shell: str) -> subprocess.CompletedProcess[bytes]:
-    return ours("check", CARD, "--policy", policy, shell=shell)
-
-
-@pytest.mark.parametrize("shell", ["| true", ">&-", "| head -c 1"])
-def test_a_verdict_that_nobody_reads_is_the_verdict(shell: str, tmp_path: Path) -> None:
-    """Exit code 1 means that the policy is violated; it must not mean a closed pipe."""
+@pytest.mark.parametrize("shell", ["| true", ">&-", "| head -c 1", "2>&1 | true"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_verdict_that_nobody_reads_is_the_verdict(shell: str, unbuffered: str, tmp_path: Path) -> None:
     strict, open_ = tmp_path / "strict.yaml", tmp_path / "open.yaml"
     strict.write_text(POLICY)
     open_.write_text(POLICY.replace("< 1", "< 500"))
-    assert check(strict, "").returncode == 1
     for policy, code in ((strict, 1), (open_, 0)):
-        ended = check(policy, shell)
-        assert ended.returncode in (code, 141)
-        assert b"Traceback" not in ended.stderr
-        assert b"Exception ignored" not in ended.stderr
+        ended = ours("check", CARD, "--policy", policy, shell=shell, PYTHONUNBUFFERED=unbuffered)
+        assert (ended.returncode, ended.stderr) == (code, b"")
+
+
+def test_files_are_written_though_nobody_reads_standard_output(tmp_path: Path) -> None:
+    policy, junit, summary = tmp_path / "policy.yaml", tmp_path / "gate.xml", tmp_path / "summary.md"
+    policy.write_text(POLICY)
+    words = ("check", CARD, "--policy", policy, "--format", "text", "--format", f"junit={junit}", "--summary")
+    ended = ours(*words, shell="| true", GITHUB_STEP_SUMMARY=str(summary), PYTHONUNBUFFERED="1")
+    assert ended.returncode == 1
+    assert "<testsuite" in junit.read_text()
+    assert "FAIL" in summary.read_text()
+
+
+@pytest.mark.parametrize("shell", ["2>&1 >&- | true", "2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_error_that_nobody_reads_is_no_verdict(shell: str, unbuffered: str) -> None:
+    for words, code in ((("check", CARD, "--policy", "nope.yaml"), 2), (("check", CARD, "--bogus"), 2)):
+        assert ours(*words, shell=shell, PYTHONUNBUFFERED=unbuffered).returncode == code
+
+
+def test_a_connection_that_breaks_is_no_reader_that_left() -> None:
+    script = (
+        "import errno\nfrom modeldiff_eval import cli, commands\n@commands.app.command('long')\n"
+        "def long() -> None:\n    raise BrokenPipeError(errno.EPIPE, 'Broken pipe')\ncli.main(['long'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, timeout=120, check=False)
+    assert ended.returncode == 3
+    assert b"The other side closed a connection" in ended.stderr
 
 
 @pytest.mark.parametrize("how", ["print('x' * 60)", "rich.print('x' * 60)"])

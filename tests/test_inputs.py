@@ -15,8 +15,10 @@ from modeldiff_eval import cli, diff, dry_run
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.crosscoder import save_native
 from modeldiff_eval.errors import CrosscoderError, ModelDiffError, OutputError, UsageError
+from modeldiff_eval.held import require_own
 from modeldiff_eval.inputs import require_inputs
 from modeldiff_eval.settings import make_settings
+from modeldiff_eval.store import tidied
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"tasks": ("modeldiff_smokee",)}, "knows no task 'modeldiff_smokee'. Did you mean 'modeldiff_smoke'"),
@@ -26,6 +28,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "crosscoder": ({"crosscoder": ("./absent",)}, "There is no folder ./absent"),
     "corpus": ({"corpus": ("absent.jsonl",)}, "There is no corpus at absent.jsonl"),
     "corpus in a mixture": ({"corpus": ("a=packaged:1", "b=absent.jsonl:1")}, "There is no corpus at absent.jsonl"),
+    "corpus in folders": ({"corpus": ("data/absent/x",)}, "There is no corpus at data/absent/x"),
     "answers": ({"answers": "./absent.jsonl"}, "There is no corpus at ./absent.jsonl"),
     "base": ({"base": "./absent"}, "There is no model at ./absent"),
     "tuned": ({"tuned": "a/b/c"}, "There is no model at a/b/c"),
@@ -105,8 +108,10 @@ def test_a_dry_run_prints_the_plan_and_then_what_is_wrong(
     pair = ("--base", base_model, "--tuned", tuned_model, "--dry-run")
     code, out, err = run(*pair, "--tasks", "absent.yaml")
     assert code == 3
-    assert "Time (estimates)" in out
+    assert "Design        direct" in out
+    assert "Time (estimates)" not in out, "an input is said before seconds of measuring"
     assert "There is no task file absent.yaml" in err
+    assert run(*pair, "--json", "--tasks", "absent.yaml")[:2] == (3, "")
     assert run(*pair)[0] == 0
     (tmp_path / "file").write_text("x")
     code, _, err = run(*pair, "--out", tmp_path / "file" / "run")
@@ -154,6 +159,8 @@ def test_a_folder_with_the_card_of_other_models_is_not_replaced(
 ) -> None:
     folder = tmp_path / "runs" / tuned_model.name
     folder.mkdir(parents=True)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nrules:\n  - {rule: 'latents.tuned.specific < 1', severity: fail}\n")
     held = {"settings": {"anchor": None, "base": str(base_model), "tuned": f"elsewhere/{tuned_model.name}"}}
     (folder / "run.json").write_text(json.dumps(held))
     pair = ("--base", base_model, "--tuned", tuned_model, "--corpus", "absent.jsonl")
@@ -164,7 +171,11 @@ def test_a_folder_with_the_card_of_other_models_is_not_replaced(
     assert code == 2
     assert "holds the comparison" in err
     assert f"elsewhere/{tuned_model.name}" in err
-    assert "absent.jsonl" in run(*pair, "--force")[2]
+    assert "--force replaces" in err
+    for more in (["--force"], ["--force", "--dry-run"]):
+        assert "absent.jsonl" in run(*pair, *more)[2]
+    checked = run("check", *pair, "--policy", policy)
+    assert (checked[0], "holds the comparison" in checked[2], "--force" in checked[2]) == (2, True, False)
     assert "absent.jsonl" in run(*pair, "--out", tmp_path / "other")[2]
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
@@ -176,19 +187,60 @@ def test_the_same_models_in_other_words_are_no_others(
     settings, _ = make_settings({"base": str(base_model), "tuned": tuned_model.name}, environ={})
     held = {"anchor": None, "base": str(base_model), "tuned": f"./{tuned_model.name}/"}
     (tmp_path / "run.json").write_text(json.dumps({"settings": held}))
-    dry_run.require_own(tmp_path, settings)
+    require_own(tmp_path, settings)
     elsewhere = make_settings({"base": str(base_model), "tuned": str(tuned_model)}, environ={})[0]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="holds the comparison"):
-        dry_run.require_own(tmp_path, elsewhere)
+        require_own(tmp_path, elsewhere)
     (tmp_path / "run.json").write_text(json.dumps({"settings": held, "cwd": str(tuned_model.parent)}))
-    dry_run.require_own(tmp_path, elsewhere)
+    require_own(tmp_path, elsewhere)
     (tmp_path / "run.json").write_text(json.dumps({"settings": held | {"anchor": "o/p"}}))
     with pytest.raises(UsageError, match="anchored in o/p"):
-        dry_run.require_own(tmp_path, settings)
-    for torn in ("", "[]", "{}", '{"settings": 3}'):
+        require_own(tmp_path, settings)
+    for torn in ("", "[]", "{}", '{"settings": 3}', '{"settings": {"base": 5}, "cwd": 3}'):
         (tmp_path / "run.json").write_text(torn)
-        dry_run.require_own(tmp_path, settings)
+        require_own(tmp_path, settings)
+
+
+def test_another_revision_is_no_other_model(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"anchor": None, "base": "o/x", "tuned": "o/y"}}))
+    require_own(tmp_path, make_settings({"base": "o/x@main", "tuned": "o/y"}, environ={})[0])
+    with pytest.raises(UsageError, match="o/z"):
+        require_own(tmp_path, make_settings({"base": "o/x", "tuned": "o/z"}, environ={})[0])
+
+
+def test_a_batch_replaces_no_card_of_other_models(
+    run: Run, base_model: Path, tuned_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "one").mkdir(parents=True)
+    held = {"settings": {"anchor": None, "base": str(base_model), "tuned": "elsewhere"}}
+    (tmp_path / "out" / "one" / "run.json").write_text(json.dumps(held))
+    words = ("compare", "--base", base_model, "--tuned", f"one={tuned_model}", "--tasks", "none", "--out", "out")
+    for more in ([], ["--dry-run"]):
+        code, _, err = run(*words, *more)
+        assert (code, "holds the comparison" in err) == (2, True)
+    assert run(*words, "--dry-run", "--force")[0] == 0
+
+
+def test_home_is_home_in_a_dry_run(
+    run: Run, base_model: Path, tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "file").write_text("x")
+    pair = ("--base", base_model, "--tuned", tuned_model, "--dry-run", "--out")
+    code, _, err = run(*pair, "~/file/run")
+    assert (code, "Cannot write to" in err) == (3, True)
+
+
+def test_what_is_empty_goes_though_the_innermost_was_never_made(tmp_path: Path) -> None:
+    def half() -> None:
+        (tmp_path / "a").mkdir()
+        raise OSError("no room for b")
+
+    with pytest.raises(OSError, match="no room"), tidied(tmp_path / "a" / "b"):
+        half()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_in_the_models_own_folder_is_named_after_it(
