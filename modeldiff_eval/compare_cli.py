@@ -50,7 +50,12 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print pairs and shared stages, look at every input, then stop.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start although memory or disk will not do.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Start although memory or disk will not do, or a folder holds other models' card."
+        ),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a hub.")] = False,
     log_json: LogJson = None,
     as_json: Annotated[
