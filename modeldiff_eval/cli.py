@@ -113,11 +113,7 @@ def _unread(stream: Any) -> bool:
         asked = select.poll()
         asked.register(number, 0)
         return bool(asked.poll(0))  # An error or a hang-up: they are told unasked.
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-    ):  # Windows has no poll: a reader that left is likelier than a connection.
+    except (OSError, ValueError, AttributeError):  # Windows has no poll; there a reader that left is the likelier.
         _let_go(stream)
         return True
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from calling import Run, caller
 from sample_gaps import minimal_card
 
-from modeldiff_eval import cli
 from modeldiff_eval.records import Card
 
 COUNTS = """\
@@ -22,7 +21,6 @@ latents:
 classes:
   A: {base: 18, tuned: 19}
 """
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -36,13 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(rendering, "render", partial(rendering.render, formats=("html",)))
     monkeypatch.setattr(counts, "card_from_counts", partial(counts.card_from_counts, draws=100))
 
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+    return caller(capsys)
 
 
 def write_card(path: Path, title: str) -> Card:

@@ -8,21 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from calling import Run, caller
 
-from modeldiff_eval import cli
 from modeldiff_eval.card_digest import digest, seal, seal_of
 from modeldiff_eval.card_file import read_card, read_card_file
 from modeldiff_eval.gate_pair import is_fast
 
 ROOT = Path(__file__).resolve().parents[1]
-Run = Callable[..., tuple[int, str, str]]
 PASSES, FAILS, OPEN = "latents.tuned.specific < 500", "latents.tuned.specific < 50", "latents.null_rate < 0.01"
 
 
@@ -32,13 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture

@@ -7,20 +7,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from calling import Run, caller
 
-from modeldiff_eval import __version__, cli, commands
+from modeldiff_eval import __version__, commands
 from modeldiff_eval.records import Card
 from modeldiff_eval.settings import Settings, presets
 
 ROOT = Path(__file__).resolve().parents[1]
-Run = Callable[..., tuple[int, str, str]]
 SMALL = (
     *("--tasks", "none", "--rollouts", "0", "--latents", "32", "--k", "4", "--steps", "10", "--dtype", "float32"),
     *("--annotate-top", "2", "--thresholds", "min_firings=8"),
@@ -33,13 +32,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture

@@ -16,20 +16,20 @@ from typing import Any
 
 import pytest
 import torch
+from calling import Run, caller
 from safetensors.torch import load_file
 from test_ranks import free_port
 from tiny_lm import tiny_tokenizer
 from tiny_pair import load_model, save_corpus
 from tiny_run import Recorder
 
-from modeldiff_eval import activations, cli, fit, train
+from modeldiff_eval import activations, fit, train
 from modeldiff_eval import crosscoder_train as c
 from modeldiff_eval.plan import StepRate
 from modeldiff_eval.plan_machine import Machine
 from modeldiff_eval.settings import Settings, make_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--rollouts", "0", "--latents", "45", "--k", "3", "--steps", "40", "--dtype", "float32", "--layer", "1")
 HIDDEN = {"BATCH": "256", "MAX_LENGTH": "128", "MEASURE_TOKENS": "2000"}
 GB = 10**9
@@ -41,13 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture(autouse=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from calling import Run, caller
 from sample_crosscoders import make
 
-from modeldiff_eval import cli, diff, dry_run
+from modeldiff_eval import diff, dry_run
 from modeldiff_eval import workspace as ws
 from modeldiff_eval.crosscoder import save_native
 from modeldiff_eval.errors import CrosscoderError, ModelDiffError, OutputError, UsageError
@@ -86,20 +86,11 @@ def test_a_crosscoder_of_other_models_is_refused_before_the_text(
 # --dry-run --------------------------------------------------------------------------------------------
 
 
-Run = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     monkeypatch.chdir(tmp_path)
 
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+    return caller(capsys)
 
 
 def test_a_dry_run_prints_the_plan_and_then_what_is_wrong(
